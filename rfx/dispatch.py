@@ -1,0 +1,218 @@
+"""Which code runs: ops with one portable body each, and the fast paths that backends register.
+
+A backend is an import package that exports ``FAST_PATHS``, a tuple of `FastPath`, under an entry
+point of the group ``rfx.backends`` named after its array library. It is loaded once, when a map is
+made for that library; from then on a choice is a walk through a plain tuple, which
+``torch.compile`` and ``jax.jit`` trace through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rfx._xp import device_kind, library
+
+__all__ = ["Explanation", "FastPath", "Op", "explain", "load", "op", "options"]
+
+
+@dataclass(frozen=True)
+class FastPath:
+    """Another implementation of an op, for one library.
+
+    Parameters
+    ----------
+    op : str
+        Name of the op, such as ``"causal"``.
+    library : str
+        Such as ``"torch"``.
+    name : str
+        What ``implementation=`` takes to force it.
+    function : callable
+        With the op's own signature.
+    devices : tuple of str
+        Kinds of device that it serves, such as ``("cpu", "cuda")``.
+    refuse : callable, optional
+        Called with the op's arguments; a sentence refuses them, None accepts them. It may read
+        static facts only: dtypes, shapes, options, the drawn form.
+    """
+
+    op: str
+    library: str
+    name: str
+    function: Callable[..., Any]
+    devices: tuple[str, ...]
+    refuse: Callable[..., str | None] | None = None
+
+    def refusal(self, *args: Any, **kwargs: Any) -> str | None:
+        """Why this path does not serve these arguments, or None."""
+        kind = device_kind(args[1])
+        if kind is not None and kind not in self.devices:
+            return f"{self.name} serves {' and '.join(self.devices)}, but the arrays are on {kind}"
+        return None if self.refuse is None else self.refuse(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found: which implementation would run, and why others would not."""
+
+    function: str
+    op: str | None
+    library: str | None
+    implementation: str
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        what = f"{self.function} on {self.library} arrays"
+        runs = f"runs op {self.op!r} as {self.implementation!r}" if self.op else "runs portable code"
+        return "\n".join([f"{what} {runs}", *(f"  {reason}" for reason in self.reasons)])
+
+
+@dataclass
+class _Options:
+    implementation: str | None = None
+
+
+_options = _Options()
+_loaded: dict[str, tuple[FastPath, ...]] = {}
+
+
+@dataclass(frozen=True)
+class Op:
+    """A unit of dispatch: a portable body in standard calls, and the choice of a faster one.
+
+    The first argument of every op is the drawn map, the second the array that decides.
+    """
+
+    name: str
+    portable: Callable[..., Any]
+    __doc__: str = field(default="", compare=False)
+
+    def __call__(self, *args: Any, implementation: str | None = None, **kwargs: Any) -> Any:
+        chosen, _ = self.choose(*args, implementation=implementation, **kwargs)
+        return chosen(*args, **kwargs)
+
+    def choose(
+        self, *args: Any, implementation: str | None = None, **kwargs: Any
+    ) -> tuple[Callable[..., Any], tuple[str, tuple[str, ...]]]:
+        """The function that would run, its name, and a sentence for each path passed over."""
+        forced = _options.implementation if implementation is None else implementation
+        if forced == "portable":
+            return self.portable, ("portable", ("asked for by name",))
+        mine = [path for path in _loaded.get(str(library(args[1])), ()) if path.op == self.name]
+        reasons: list[str] = []
+        for path in mine:
+            if forced is not None and path.name != forced:
+                continue
+            refusal = path.refusal(*args, **kwargs)
+            if refusal is None:
+                return path.function, (path.name, tuple(reasons))
+            reasons.append(f"{path.name} refused: {refusal}")
+        if forced is not None:
+            known = ", ".join(["portable", *(path.name for path in mine)])
+            why = "; ".join(reasons) or f"there is no such path here, known are {known}"
+            raise ValueError(f"`implementation` {forced!r} cannot run op {self.name!r}: {why}")
+        if not mine:
+            reasons.append(f"no fast path is registered for {library(args[1])}")
+        return self.portable, ("portable", tuple(reasons))
+
+
+def op(name: str) -> Callable[[Callable[..., Any]], Op]:
+    """Make an op of its portable body."""
+
+    def wrap(body: Callable[..., Any]) -> Op:
+        return Op(name, body, body.__doc__ or "")
+
+    return wrap
+
+
+def load(name: str) -> tuple[FastPath, ...]:
+    """Load the fast paths registered for a library, once."""
+    if name not in _loaded:
+        from importlib.metadata import entry_points  # 30 ms, so not at import
+
+        _loaded[name] = tuple(
+            path
+            for entry in entry_points(group="rfx.backends", name=name)
+            for path in entry.load()
+        )
+    return _loaded[name]
+
+
+@contextmanager
+def options(*, implementation: str | None = None) -> Iterator[None]:
+    """Set options for the calls inside a ``with`` block.
+
+    They hold for the whole process, all threads included, and are read when a call is made: a
+    function already compiled by ``jax.jit`` or ``torch.compile`` keeps what it was traced with.
+
+    Parameters
+    ----------
+    implementation : str, optional
+        ``"portable"`` or the name of a fast path, for every op; it must be able to run.
+
+    Examples
+    --------
+    >>> import numpy as np, rfx
+    >>> x = np.zeros((1, 8, 4))
+    >>> phi = rfx.features.Positive(num_features=8).draw(4, seed=0, like=x)
+    >>> with rfx.options(implementation="portable"):
+    ...     rfx.linear_attention(x, x, x, features=phi).shape
+    (1, 8, 4)
+    """
+    if implementation is not None and not isinstance(implementation, str):
+        raise TypeError(
+            f"`implementation` must be a string, got {implementation!r}; pass 'portable' or the "
+            "name of a fast path"
+        )
+    before = _options.implementation
+    _options.implementation = implementation
+    try:
+        yield
+    finally:
+        _options.implementation = before
+
+
+def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
+    """Say which code a call would run, without running it.
+
+    Parameters
+    ----------
+    function : callable
+        A public function of rfx, such as ``rfx.linear_attention``.
+    *args, **kwargs
+        What it would be called with; checked as the call would check them.
+
+    Returns
+    -------
+    Explanation
+        Printed, it names the implementation and gives a sentence for each refusal.
+
+    Raises
+    ------
+    TypeError
+        If ``function`` is no function of rfx that computes on arrays.
+
+    Examples
+    --------
+    >>> import numpy as np, rfx
+    >>> x = np.zeros((1, 8, 4))
+    >>> phi = rfx.features.Positive(num_features=8).draw(4, seed=0, like=x)
+    >>> print(rfx.explain(rfx.linear_attention, x, x, x, features=phi))
+    linear_attention on numpy arrays runs op 'bidirectional' as 'portable'
+      no fast path is registered for numpy
+    """
+    plan = getattr(function, "plan", None)
+    if plan is None:
+        raise TypeError(
+            f"`function` must be a function of rfx that computes on arrays, got {function!r}; "
+            "pass for example rfx.linear_attention"
+        )
+    used, call_args, call_kwargs = plan(*args, **kwargs)
+    name = getattr(function, "__name__", str(function))
+    if used is None:
+        return Explanation(name, None, library(call_args[0]), "portable", ("it has no other path",))
+    _, (chosen, reasons) = used.choose(*call_args, **call_kwargs)
+    return Explanation(name, used.name, library(call_args[1]), chosen, reasons)

@@ -1,0 +1,73 @@
+"""Random feature maps: one paper a file. ``NAMES`` lists them by the papers' names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rfx.features._base import DrawnMap, LogFeatures, Side, Spec
+from rfx.features.forms import FORMS, ExponentialMap, TrigonometricMap
+from rfx.features.positive import Positive
+from rfx.features.storage import load, save
+from rfx.features.trigonometric import Trigonometric
+
+__all__ = [
+    "ALL",
+    "FORMS",
+    "NAMES",
+    "DrawnMap",
+    "ExponentialMap",
+    "LogFeatures",
+    "Positive",
+    "Side",
+    "Spec",
+    "Trigonometric",
+    "TrigonometricMap",
+    "load",
+    "named",
+    "save",
+]
+
+NAMES: dict[str, Callable[..., Spec]] = {
+    "favor": Trigonometric,
+    "favor-offset": partial(Trigonometric, offset=True),
+    "favor+": Positive,
+    "favor+hyp": partial(Positive, hyperbolic=True),
+}
+"""Factories of specs by the papers' names."""
+
+ALL: tuple[Spec, ...] = tuple(factory(num_features=256) for factory in NAMES.values())
+"""A ready spec for each name, in the same order."""
+
+
+def named(name: str, **hyperparameters: Any) -> Spec:
+    """The spec that a paper's name stands for.
+
+    Parameters
+    ----------
+    name : str
+        One of `NAMES`.
+    **hyperparameters
+        Passed on; ``num_features`` for most maps.
+
+    Returns
+    -------
+    Spec
+
+    Raises
+    ------
+    ValueError
+        If there is no such name; the nearest ones are suggested.
+
+    Examples
+    --------
+    >>> import rfx
+    >>> rfx.features.named("favor+", num_features=8).positive
+    True
+    """
+    if name not in NAMES:
+        near = difflib.get_close_matches(str(name), NAMES, n=3) or list(NAMES)
+        raise ValueError(f"there is no map named {name!r}; did you mean {' or '.join(near)}?")
+    return NAMES[name](**hyperparameters)
