@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rfx._xp import device_kind, library
 
-__all__ = ["Explanation", "FastPath", "Op", "explain", "load", "op", "options"]
+__all__ = ["Explanation", "FastPath", "Op", "explain", "load", "op", "options", "planned"]
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,20 @@ def op(name: str) -> Callable[[Callable[..., Any]], Op]:
         return Op(name, body, body.__doc__ or "")
 
     return wrap
+
+
+def planned(plan: Callable[..., Any]) -> Callable[[Function], Function]:
+    """Give a public function its plan, for `explain`.
+
+    A plan checks the arguments and returns the op with its arguments, or None in the place of the
+    op and the array that decides first.
+    """
+
+    def attach(function: Function) -> Function:
+        setattr(function, "plan", plan)  # noqa: B010, mypy knows no attributes of functions
+        return function
+
+    return attach
 
 
 def load(name: str) -> tuple[FastPath, ...]:

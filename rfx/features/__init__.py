@@ -9,6 +9,7 @@ from typing import Any
 
 from rfx.features._base import DrawnMap, LogFeatures, Side, Spec
 from rfx.features.forms import FORMS, ExponentialMap, TrigonometricMap
+from rfx.features.gram import gram
 from rfx.features.positive import Positive
 from rfx.features.storage import load, save
 from rfx.features.trigonometric import Trigonometric
@@ -25,6 +26,7 @@ __all__ = [
     "Spec",
     "Trigonometric",
     "TrigonometricMap",
+    "gram",
     "load",
     "named",
     "save",

@@ -1,0 +1,144 @@
+"""The state of linear attention: what is kept of the keys that were seen, and how two are merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rfx import _check
+from rfx._xp import Array, full, library, namespace, truth
+from rfx.features import DrawnMap
+from rfx.ops import carry as carries
+from rfx.ops.carry import Carry
+
+__all__ = ["State", "merge"]
+
+
+@dataclass(frozen=True)
+class State:
+    """Sums over the keys seen so far: a record of arrays of constant size.
+
+    Σ_k φ_j(k) v_k is ``numerator[j] * exp(log_scale[j])``, and Σ_k φ_j(k) is
+    ``denominator[j] * exp(log_scale[j])``.
+
+    Attributes
+    ----------
+    numerator : Array, shape (..., heads, m, e), in the map's dtype
+    denominator : Array, shape (..., heads, m)
+    log_scale : Array, shape (..., heads, m), or (..., heads, 1) for a map with one log for a row
+        -inf where no key was seen.
+    length : Array, 0-d int32
+        Positions seen, masked ones included.
+    fingerprint : Array, 0-d
+        Of the map; a state serves no other.
+    """
+
+    numerator: Array
+    denominator: Array
+    log_scale: Array
+    length: Array
+    fingerprint: Array
+
+
+def merge(first: State, second: State) -> State:
+    """The state of two sets of keys together.
+
+    Associative and commutative to rounding: the halves of a sequence, seen apart, give the state of
+    the whole.
+
+    Parameters
+    ----------
+    first, second : State
+        Of the same map and shapes.
+
+    Returns
+    -------
+    State
+
+    Raises
+    ------
+    TypeError
+        If an argument is no `State`, or the two are of different libraries.
+    ValueError
+        If they are of different maps or shapes.
+
+    Examples
+    --------
+    >>> import numpy as np, rfx
+    >>> k = np.random.default_rng(0).standard_normal((1, 8, 4))
+    >>> phi = rfx.features.Positive(num_features=8).draw(4, seed=0, like=k)
+    >>> call = dict(features=phi, return_state=True)
+    >>> _, a = rfx.linear_attention(k[:, :5], k[:, :5], k[:, :5], **call)
+    >>> _, b = rfx.linear_attention(k[:, 5:], k[:, 5:], k[:, 5:], **call)
+    >>> int(rfx.merge(a, b).length)
+    8
+    """
+    for name, state in (("first", first), ("second", second)):
+        check_kind(name, state)
+    _check.together("first", first.numerator, "second", second.numerator)
+    if tuple(first.numerator.shape) != tuple(second.numerator.shape):
+        raise ValueError(
+            f"`first` and `second` must have the same shape, got {tuple(first.numerator.shape)} "
+            f"and {tuple(second.numerator.shape)}; merge states of the same heads and map"
+        )
+    check_same_map("second", second.fingerprint, first.fingerprint)
+    both = carries.merge(to_carry(first), to_carry(second))
+    return _record(both, first.length + second.length, first.fingerprint)
+
+
+def to_carry(state: State) -> Carry:
+    """The state as the ops take it: finite where it is empty."""
+    xp = namespace(state.log_scale)
+    low = carries.empty_log(state.log_scale.dtype, xp)
+    return Carry(state.numerator, state.denominator, xp.clip(state.log_scale, low, None))
+
+
+def from_carry(carry: Carry, features: DrawnMap, before: State | None, seen: int) -> State:
+    """The state after ``seen`` more positions."""
+    xp = namespace(carry.numerator)
+    length = full(carry.numerator, (), seen, xp.int32)
+    if before is not None:
+        length = before.length + length
+    return _record(carry, length, features.fingerprint)
+
+
+def _record(carry: Carry, length: Array, fingerprint: Array) -> State:
+    xp = namespace(carry.log_scale)
+    low = carries.empty_log(carry.log_scale.dtype, xp)
+    nothing = xp.full_like(carry.log_scale, -float("inf"))
+    log_scale = xp.where(carry.log_scale <= low, nothing, carry.log_scale)
+    return State(carry.numerator, carry.denominator, log_scale, length, fingerprint)
+
+
+def check_kind(name: str, state: Any) -> None:
+    """Refuse what is no state."""
+    if not isinstance(state, State):
+        raise TypeError(
+            f"`{name}` must be an rfx.State, got {type(state).__name__}; pass what "
+            "linear_attention(..., return_state=True) returned"
+        )
+
+
+def check_same_map(name: str, mine: Array, wanted: Array) -> None:
+    """Refuse a state of another map, where both fingerprints have values."""
+    if mine is wanted:
+        return
+    _check.together("features", wanted, name, mine)
+    if truth(mine == wanted) is False:
+        raise ValueError(
+            f"`{name}` was made with another map (fingerprint {mine} against {wanted}); "
+            "use the map that made it"
+        )
+
+
+def check_initial(state: Any, features: DrawnMap, key: Array, value: Array) -> None:
+    """Refuse an initial state that does not fit a call."""
+    check_kind("initial_state", state)
+    check_same_map("initial_state", state.fingerprint, features.fingerprint)
+    wanted = (*key.shape[:-2], features.num_features, value.shape[-1])
+    if tuple(state.numerator.shape) != wanted:
+        raise ValueError(
+            f"`initial_state` must have a numerator of shape {wanted}, got "
+            f"{tuple(state.numerator.shape)}; its batch axes, heads and value dimension are fixed "
+            f"by the call that made it ({library(key)} arrays)"
+        )

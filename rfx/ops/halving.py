@@ -1,0 +1,146 @@
+"""A causal chunk whose keys' logs rise steeply, computed block by block, each at its own scale.
+
+The chunk's triangle of pairs is cut into squares: the keys of the first half against the queries of
+the second, the same inside each half, and so on down to a query and its own key. All keys of a
+square are visible to all its queries, so the maximum over those keys is a scale that hides nothing.
+The parts of a query, the carry among them, are added in log space.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rfx._xp import Array, constant, exp_nonpositive, full, namespace
+from rfx.ops.bidirectional import divide, read
+from rfx.ops.carry import Carry, Keys, empty_log
+
+__all__ = ["halved"]
+
+
+class Part(NamedTuple):
+    """Sums (..., t, e) and (..., t, 1) of queries, divided by exp(log_scale) (..., t, 1)."""
+
+    numerator: Array
+    denominator: Array
+    log_scale: Array
+
+
+def halved(carry: Carry, log: Array, feature: Array | None, keys: Keys) -> Array:
+    """Output of a chunk: logs of queries (..., g C, m) against C keys and the carry."""
+    xp = namespace(log)
+    rows, columns = log.shape[-2], keys.log.shape[-2]
+    total = Part(*read(carry, log, feature))
+    size = 1
+    while size < columns:
+        size *= 2
+
+    def queries(array: Array) -> Array:
+        """(..., g C, m) -> (..., g, size, m)."""
+        split = xp.reshape(array, (*array.shape[:-2], rows // columns, columns, array.shape[-1]))
+        return _pad(split, size, 0.0)
+
+    def whole(array: Array) -> Array:
+        """(..., C, m) -> (..., 1, size, m)."""
+        return _pad(array, size, 0.0)[..., None, :, :]
+
+    low = empty_log(log.dtype, xp)
+    log, feature = queries(log), None if feature is None else queries(feature)
+    key_log = _pad(keys.log, size, low)[..., None, :, :]
+    key_feature = None if keys.feature is None else whole(keys.feature)
+    value = whole(keys.value)
+    parts = _own_key(log, feature, key_log, key_feature, value, low)
+    half = 1
+    while half < size:
+        square = _squares(half, log, feature, key_log, key_feature, value, low)
+        parts = _add(parts, square)
+        half *= 2
+    shape = tuple(total.numerator.shape[:-1])
+    flat = Part(*(xp.reshape(a[..., :columns, :], (*shape, a.shape[-1])) for a in parts))
+    total = _add(total, flat)
+    return divide(total.numerator, total.denominator)
+
+
+def _own_key(
+    log: Array,
+    feature: Array | None,
+    key_log: Array,
+    key_feature: Array | None,
+    value: Array,
+    low: float,
+) -> Part:
+    """The diagonal: each query and its own key."""
+    xp = namespace(log)
+    both = log + key_log
+    log_scale = constant(xp.max(both, axis=-1, keepdims=True))
+    weight = _nonzero(exp_nonpositive(both - log_scale), key_log, low)
+    if feature is not None:
+        weight = weight * feature * key_feature
+    denominator = xp.sum(weight, axis=-1, keepdims=True)
+    return Part(denominator * value, denominator, log_scale)
+
+
+def _squares(
+    half: int,
+    log: Array,
+    feature: Array | None,
+    key_log: Array,
+    key_feature: Array | None,
+    value: Array,
+    low: float,
+) -> Part:
+    """All squares of one size: keys of each first half against queries of the second."""
+    xp = namespace(log)
+    log, feature = _half(log, half, 1), None if feature is None else _half(feature, half, 1)
+    key_log, value = _half(key_log, half, 0), _half(value, half, 0)
+    top = constant(xp.max(key_log, axis=-2, keepdims=True))
+    scaled = _nonzero(exp_nonpositive(key_log - top), key_log, low)
+    if key_feature is not None:
+        scaled = scaled * _half(key_feature, half, 0)
+    log = log + top
+    log_scale = constant(xp.max(log, axis=-1, keepdims=True))
+    weight = exp_nonpositive(log - log_scale)
+    weight = weight if feature is None else weight * feature
+    pairs = xp.matmul(weight, xp.matrix_transpose(scaled))
+    numerator, denominator = xp.matmul(pairs, value), xp.sum(pairs, axis=-1, keepdims=True)
+    part = (numerator, denominator, log_scale)
+    return Part(*(_behind(a, fill) for a, fill in zip(part, (0.0, 0.0, low), strict=True)))
+
+
+def _half(array: Array, half: int, which: int) -> Array:
+    """(..., size, m) -> (..., size / 2 half, half, m): the first or second half of each pair."""
+    shape = (*array.shape[:-2], array.shape[-2] // (2 * half), 2, half, array.shape[-1])
+    return namespace(array).reshape(array, shape)[..., which, :, :]
+
+
+def _behind(array: Array, fill: float) -> Array:
+    """Results of second halves, in place among first halves that have none: (..., size, e)."""
+    xp = namespace(array)
+    both = xp.stack([xp.full_like(array, fill), array], axis=-3)
+    *batch, pairs, _, half, columns = both.shape
+    return xp.reshape(both, (*batch, pairs * 2 * half, columns))
+
+
+def _nonzero(weight: Array, key_log: Array, low: float) -> Array:
+    """Weights with those of masked keys 0."""
+    xp = namespace(weight)
+    return xp.where(key_log <= low, xp.zeros_like(weight), weight)
+
+
+def _add(first: Part, second: Part) -> Part:
+    log_scale = namespace(first.log_scale).maximum(first.log_scale, second.log_scale)
+    a = exp_nonpositive(first.log_scale - log_scale)
+    b = exp_nonpositive(second.log_scale - log_scale)
+    return Part(
+        first.numerator * a + second.numerator * b,
+        first.denominator * a + second.denominator * b,
+        log_scale,
+    )
+
+
+def _pad(array: Array, size: int, fill: float) -> Array:
+    """Lengthen the second last axis to ``size``."""
+    missing = size - array.shape[-2]
+    if missing == 0:
+        return array
+    tail = full(array, (*array.shape[:-2], missing, array.shape[-1]), fill, array.dtype)
+    return namespace(array).concat([array, tail], axis=-2)
