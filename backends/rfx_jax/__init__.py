@@ -1,1 +1,27 @@
-FAST_PATHS = ()
+"""Fast paths of rfx for JAX, and its records as pytrees."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from rfx.attention import State
+from rfx.dispatch import FastPath
+from rfx.features import FORMS
+from rfx_jax.scan import bidirectional, causal
+
+__all__ = ["FAST_PATHS"]
+
+_DEVICES = ("cpu", "cuda", "tpu")
+_ARRAYS = ("query_side", "key_side", "fingerprint")
+
+FAST_PATHS = (
+    FastPath("bidirectional", "jax", "jax-scan", bidirectional, _DEVICES),
+    FastPath("causal", "jax", "jax-scan", causal, _DEVICES),
+)
+
+for _form in FORMS:
+    _statics = [f.name for f in dataclasses.fields(_form) if f.name not in _ARRAYS]
+    jax.tree_util.register_dataclass(_form, list(_ARRAYS), _statics)
+jax.tree_util.register_dataclass(State, [f.name for f in dataclasses.fields(State)], [])

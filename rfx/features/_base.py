@@ -167,6 +167,11 @@ class DrawnMap(ABC):
                     named[f"{prefix}_{name}"] = value
         return named | {"fingerprint": self.fingerprint}
 
+    def statics(self) -> dict[str, Any]:
+        """What is neither an array nor the spec, by the name of the field."""
+        others = ("spec", "query_side", "key_side", "fingerprint")
+        return {name: value for name, value in self.__dict__.items() if name not in others}
+
     def with_arrays(self, arrays: Mapping[str, Array]) -> Self:
         """The same map with other arrays, named as in `arrays`.
 
@@ -205,9 +210,9 @@ class DrawnMap(ABC):
         _check.map_serves(self, x, name)
 
     def __repr__(self) -> str:
-        weight = self.query_side.weight
-        heads = "" if self.heads is None else f", heads={self.heads}"
-        return f"<{self.spec!r} drawn for dim={self.dim}{heads}, {library(weight)} {weight.dtype}>"
+        weight = self.query_side.weight  # anything, while JAX maps over the leaves
+        shape, dtype = getattr(weight, "shape", weight), getattr(weight, "dtype", "")
+        return f"<{self.spec!r} drawn, frequencies {shape} {library(weight)} {dtype}>"
 
 
 @dataclass(frozen=True)

@@ -38,16 +38,11 @@ def save(features: DrawnMap, path: str | Path) -> None:
     ...       == phi.arrays()["query_weight"]).all())
     True
     """
-    statics = {
-        f.name: getattr(features, f.name)
-        for f in dataclasses.fields(features)
-        if f.name not in ("spec", "query_side", "key_side", "fingerprint")
-    }
     header = {
         "format": _FORMAT,
         "form": type(features).__name__,
         "spec": _encode(features.spec),
-        "statics": statics,
+        "statics": features.statics(),
     }
     arrays = {name: to_numpy(array) for name, array in features.arrays().items()}
     with open(path, "wb") as file:

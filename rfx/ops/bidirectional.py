@@ -10,33 +10,7 @@ from rfx.ops.carry import Carry, absorb, masked_keys
 from rfx.ops.driver import EAGER, Driver
 from rfx.ops.heads import fold_heads, unfold_heads
 
-__all__ = ["absorb_all", "bidirectional", "divide", "read", "run"]
-
-
-def run(
-    features: Any,
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array | None,
-    carry: Carry,
-    *,
-    chunk_size: int,
-    driver: Driver = EAGER,
-) -> tuple[Array, Carry]:
-    """The body of `bidirectional`, for a backend to run with its own driver."""
-    carry = absorb_all(features, key, value, mask, carry, chunk_size=chunk_size, driver=driver)
-
-    def attend(carry: Carry, chunk: tuple[Array]) -> tuple[Carry, Array]:
-        folded = fold_heads(chunk[0], carry.numerator.shape[-3:-2])
-        log, feature = features.log_query(folded)
-        numerator, denominator, _ = read(carry, log, feature)
-        return carry, unfold_heads(divide(numerator, denominator), chunk[0])
-
-    if query.shape[-2] == 0:
-        return attend(carry, (query,))[1], carry
-    _, out = driver.scan(attend, carry, (query,), query.shape[-2], chunk_size)
-    return out, carry
+__all__ = ["absorb_all", "bidirectional", "divide", "read"]
 
 
 def absorb_all(
@@ -97,10 +71,24 @@ def bidirectional(
     carry: Carry,
     *,
     chunk_size: int,
+    driver: Driver = EAGER,
 ) -> tuple[Array, Carry]:
     """Linear attention in which every query sees the carry and all keys.
 
     Shapes: query (..., Hq, t, d); key (..., H, s, d); value (..., H, s, e); mask (..., s, 1) or
     None. Returns the output (..., Hq, t, e) in the map's dtype, and the carry with the keys added.
+
+    A backend may run this body with a driver of its own.
     """
-    return run(features, query, key, value, mask, carry, chunk_size=chunk_size)
+    carry = absorb_all(features, key, value, mask, carry, chunk_size=chunk_size, driver=driver)
+
+    def attend(carry: Carry, chunk: tuple[Array]) -> tuple[Carry, Array]:
+        folded = fold_heads(chunk[0], carry.numerator.shape[-3:-2])
+        log, feature = features.log_query(folded)
+        numerator, denominator, _ = read(carry, log, feature)
+        return carry, unfold_heads(divide(numerator, denominator), chunk[0])
+
+    if query.shape[-2] == 0:
+        return attend(carry, (query,))[1], carry
+    _, out = driver.scan(attend, carry, (query,), query.shape[-2], chunk_size)
+    return out, carry

@@ -10,6 +10,7 @@ below the smallest number. That is tested, and where it fails the chunk is halve
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from rfx._xp import Array, constant, exp_nonpositive, full, namespace
@@ -20,37 +21,7 @@ from rfx.ops.driver import EAGER, Driver
 from rfx.ops.halving import halved
 from rfx.ops.heads import fold_heads, unfold_heads
 
-__all__ = ["causal", "run", "visible"]
-
-
-def run(
-    features: Any,
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array | None,
-    carry: Carry,
-    *,
-    chunk_size: int,
-    driver: Driver = EAGER,
-) -> tuple[Array, Carry]:
-    """The body of `causal`, for a backend to run with its own driver."""
-    t, s = query.shape[-2], key.shape[-2]
-    if t == 0:
-        return bidirectional.portable(
-            features, query, key, value, mask, carry, chunk_size=chunk_size
-        )
-    past = s - t
-    if past > 0:  # these keys are seen by every query
-        old = (key[..., :past, :], value[..., :past, :], _rows(mask, 0, past))
-        carry = absorb_all(features, *old, carry, chunk_size=chunk_size, driver=driver)
-        key, value, mask = key[..., past:, :], value[..., past:, :], _rows(mask, past, s)
-
-    def step(carry: Carry, chunk: tuple[Array, ...]) -> tuple[Carry, Array]:
-        return _step(features, carry, chunk, driver)
-
-    carry, out = driver.scan(step, carry, (query, key, value, mask), t, chunk_size)
-    return out, carry
+__all__ = ["causal", "visible"]
 
 
 def _rows(mask: Array | None, start: int, stop: int) -> Array | None:
@@ -163,9 +134,32 @@ def causal(
     carry: Carry,
     *,
     chunk_size: int,
+    driver: Driver = EAGER,
 ) -> tuple[Array, Carry]:
     """Linear attention in which query i sees the carry and the keys j <= i + s - t.
 
     Shapes as in `rfx.ops.bidirectional.bidirectional`, with t <= s.
+
+    A backend may run this body with a driver of its own.
     """
-    return run(features, query, key, value, mask, carry, chunk_size=chunk_size)
+    t, s = query.shape[-2], key.shape[-2]
+    everyone = partial(bidirectional.portable, chunk_size=chunk_size, driver=driver)
+    if min(t, s) == 0:
+        return everyone(features, query, key, value, mask, carry)
+    if t > s:  # the first queries see the carry alone
+        late = (query[..., t - s :, :], key, value, mask, carry)
+        out, after = causal.portable(features, *late, chunk_size=chunk_size, driver=driver)
+        nothing = (key[..., :0, :], value[..., :0, :], None, carry)
+        first, _ = everyone(features, query[..., : t - s, :], *nothing)
+        return namespace(out).concat([first, out], axis=-2), after
+    past = s - t
+    if past > 0:  # these keys are seen by every query
+        old = (key[..., :past, :], value[..., :past, :], _rows(mask, 0, past))
+        carry = absorb_all(features, *old, carry, chunk_size=chunk_size, driver=driver)
+        key, value, mask = key[..., past:, :], value[..., past:, :], _rows(mask, past, s)
+
+    def step(carry: Carry, chunk: tuple[Array, ...]) -> tuple[Carry, Array]:
+        return _step(features, carry, chunk, driver)
+
+    carry, out = driver.scan(step, carry, (query, key, value, mask), t, chunk_size)
+    return out, carry

@@ -1,0 +1,31 @@
+"""The functions that are registered: the loop in Python, or one operator where torch traces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rfx.features import DrawnMap
+from rfx.ops.carry import Carry
+from rfx_torch.operator import attention
+from rfx_torch.stream import stream
+
+__all__ = ["bidirectional", "causal"]
+
+
+def bidirectional(
+    features: DrawnMap, query: Tensor, *args: Any, chunk_size: int
+) -> tuple[Tensor, Carry]:
+    """The op `rfx.ops.bidirectional`."""
+    if torch.compiler.is_compiling():
+        return attention(features, query, *args, is_causal=False, chunk_size=chunk_size)
+    return stream(False, features, query, *args, chunk_size=chunk_size)
+
+
+def causal(features: DrawnMap, query: Tensor, *args: Any, chunk_size: int) -> tuple[Tensor, Carry]:
+    """The op `rfx.ops.causal`."""
+    if torch.compiler.is_compiling():
+        return attention(features, query, *args, is_causal=True, chunk_size=chunk_size)
+    return stream(True, features, query, *args, chunk_size=chunk_size)

@@ -1,0 +1,105 @@
+"""Streaming attention in torch: the portable step, in a loop that keeps the backward pass small.
+
+While autograd records, each step is a checkpoint: its features are computed again in the backward
+pass, so that memory stays linear in length times head dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from rfx.features import DrawnMap
+from rfx.ops import bidirectional, causal
+from rfx.ops.carry import Carry
+from rfx.ops.driver import Driver, branch, scan
+
+__all__ = ["stream"]
+
+
+def stream(
+    is_causal: bool,
+    features: DrawnMap,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    carry: Carry,
+    *,
+    chunk_size: int,
+) -> tuple[Tensor, Carry]:
+    """The op `causal` or `bidirectional`."""
+    run = partial((causal if is_causal else bidirectional).portable, features, query, key, value)
+    run = partial(run, mask, carry, chunk_size=chunk_size)
+    with _full_precision(query.device):
+        if query.device.type == "cpu":
+            return run(driver=STREAM)  # type: ignore[no-any-return]
+        return _without_waiting(run)
+
+
+def _without_waiting(run: Callable[..., Any]) -> Any:
+    """Run as if no chunk were steep, look at all flags at once, and run again if one was.
+
+    A branch on a value would make the host wait for the device at every chunk.
+    """
+    flags: list[Tensor] = []
+
+    def hope(flag: Tensor, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+        flags.append(flag)
+        return yes()
+
+    result = run(driver=Driver(_scan, hope))
+    if not flags:
+        return result
+    return branch(
+        torch.stack(flags).all(),
+        lambda: result,
+        lambda: run(driver=Driver(_scan, lambda flag, yes, no: no())),
+    )
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Neither autocast nor TF32: the log of a feature is a difference of large numbers."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type == "cuda":
+            before = torch.backends.cuda.matmul.allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = False
+            stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", before)
+        yield
+
+
+def _scan(
+    step: Callable[..., Any],
+    carry: Carry,
+    arrays: Sequence[Tensor | None],
+    length: int,
+    chunk_size: int,
+) -> tuple[Carry, Tensor | None]:
+    # Transforms of torch.func have no checkpoints.
+    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return scan(step, carry, arrays, length, chunk_size)
+    again = partial(checkpoint, step, use_reentrant=False, preserve_rng_state=False)
+    inputs = chunk_size * sum(a.shape[-1] for a in arrays if a is not None)
+    if math.prod(carry.numerator.shape[-2:]) <= 2 * inputs:
+        return scan(again, carry, arrays, length, chunk_size)
+
+    # The carry is large beside a chunk, so it is kept for groups of chunks only.
+    def group(carry: Carry, part: Sequence[Tensor | None]) -> tuple[Carry, Tensor | None]:
+        rows = next(a.shape[-2] for a in part if a is not None)
+        return scan(again, carry, part, rows, chunk_size)
+
+    outer = partial(checkpoint, group, use_reentrant=False, preserve_rng_state=False)
+    chunks = max(1, math.isqrt(length // chunk_size))
+    return scan(outer, carry, arrays, length, chunk_size * chunks)
+
+
+STREAM = Driver(_scan, branch)
