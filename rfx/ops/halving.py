@@ -29,7 +29,7 @@ def halved(carry: Carry, log: Array, feature: Array | None, keys: Keys) -> Array
     """Output of a chunk: logs of queries (..., g C, m) against C keys and the carry."""
     xp = namespace(log)
     rows, columns = log.shape[-2], keys.log.shape[-2]
-    total = Part(*read(carry, log, feature))
+    past = Part(*read(carry, log, feature))
     size = 1
     while size < columns:
         size *= 2
@@ -48,16 +48,17 @@ def halved(carry: Carry, log: Array, feature: Array | None, keys: Keys) -> Array
     key_log = _pad(keys.log, size, low)[..., None, :, :]
     key_feature = None if keys.feature is None else whole(keys.feature)
     value = whole(keys.value)
-    parts = _own_key(log, feature, key_log, key_feature, value, low)
+    parts = [_own_key(log, feature, key_log, key_feature, value, low)]
     half = 1
     while half < size:
-        square = _squares(half, log, feature, key_log, key_feature, value, low)
-        parts = _add(parts, square)
+        parts.append(_squares(half, log, feature, key_log, key_feature, value, low))
         half *= 2
-    shape = tuple(total.numerator.shape[:-1])
-    flat = Part(*(xp.reshape(a[..., :columns, :], (*shape, a.shape[-1])) for a in parts))
-    total = _add(total, flat)
-    return divide(total.numerator, total.denominator)
+    shape = tuple(past.numerator.shape[:-1])
+    flat = [
+        Part(*(xp.reshape(a[..., :columns, :], (*shape, a.shape[-1])) for a in part))
+        for part in parts
+    ]
+    return _average([past, *flat])
 
 
 def _own_key(
@@ -126,15 +127,17 @@ def _nonzero(weight: Array, key_log: Array, low: float) -> Array:
     return xp.where(key_log <= low, xp.zeros_like(weight), weight)
 
 
-def _add(first: Part, second: Part) -> Part:
-    log_scale = namespace(first.log_scale).maximum(first.log_scale, second.log_scale)
-    a = exp_nonpositive(first.log_scale - log_scale)
-    b = exp_nonpositive(second.log_scale - log_scale)
-    return Part(
-        first.numerator * a + second.numerator * b,
-        first.denominator * a + second.denominator * b,
-        log_scale,
-    )
+def _average(parts: list[Part]) -> Array:
+    """The output of all parts together.
+
+    They are added at once: a chain of pairwise additions takes XLA minutes to compile.
+    """
+    xp = namespace(parts[0].numerator)
+    log_scale = xp.stack([part.log_scale for part in parts])
+    weight = exp_nonpositive(log_scale - constant(xp.max(log_scale, axis=0)))
+    numerator = xp.sum(xp.stack([part.numerator for part in parts]) * weight, axis=0)
+    denominator = xp.sum(xp.stack([part.denominator for part in parts]) * weight, axis=0)
+    return divide(numerator, denominator)
 
 
 def _pad(array: Array, size: int, fill: float) -> Array:

@@ -1,0 +1,110 @@
+"""The table of a comparison, and the progress bar, on a terminal or in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from rfx.cli.measure import Comparison, Row
+from rfx.cli.sentences import footnotes, header, verdict
+
+__all__ = ["progress", "show"]
+
+_PIPE_WIDTH = 240
+"""Wide enough that no row is cut where there is no terminal."""
+
+
+@contextmanager
+def progress(steps: int) -> Iterator[Callable[[str], None]]:
+    """Show a bar on stderr if that is a terminal; gives the function that begins a step."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=steps)
+        begun = 0
+
+        def advance(text: str) -> None:
+            nonlocal begun
+            bar.update(task, completed=begun, description=text)
+            begun += 1
+
+        yield advance
+
+
+def show(found: Comparison) -> None:
+    """Print header, table, verdict and footnotes on stdout."""
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    width = console.width
+    for name, text in header(found):
+        _paragraph(console, Text.assemble((f"{name:<8} ", "bold"), text))
+    console.print()
+    table = _table(found)
+    whole = Console(width=_PIPE_WIDTH).measure(table).maximum
+    console.width = max(console.width, whole)  # a narrow terminal wraps rows, numbers stay whole
+    console.print(table)
+    console.width = width
+    console.print()
+    worse = any(row.worse_than_uniform for row in found.rows)
+    _paragraph(console, Text(verdict(found), style="bold red" if worse else "bold green"))
+    console.print()
+    for note in footnotes(found):
+        _paragraph(console, Text(note, style="dim"))
+
+
+def _paragraph(console: Console, text: Text) -> None:
+    """Print text, wrapped by words on a terminal and on one line in a pipe."""
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
+def _table(found: Comparison) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("map", no_wrap=True)
+    for title in ("m", "error", "spread", "uniform", "skill", "time ms", "exact ms"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    exact = _milliseconds(found.exact.seconds)
+    for i, row in enumerate(found.rows):
+        last = i + 1 == len(found.rows) or found.rows[i + 1].map != row.map
+        table.add_row(*_cells(row, exact), end_section=last)
+    return table
+
+
+def _cells(row: Row, exact: str) -> list[Text]:
+    style = "red" if row.worse_than_uniform else ""
+    return [
+        Text(row.map, style="bold"),
+        Text(str(row.num_features)),
+        Text(_number(row.error)),
+        Text(_number(row.spread), style="dim"),
+        Text(_number(row.uniform)),
+        Text("-" if row.skill is None else _number(row.skill), style=style or "green"),
+        Text(_milliseconds(row.seconds)),
+        Text(exact),
+        Text("worse" if row.worse_than_uniform else "", style=style),
+    ]
+
+
+def _number(value: float) -> str:
+    """Three decimals or three digits, in at most seven characters."""
+    size = abs(value)
+    if not size < 1e5:
+        return f"{value:.0e}"
+    return f"{value:.3f}" if size < 10.0 else f"{value:.1f}" if size < 100.0 else f"{value:.0f}"
+
+
+def _milliseconds(seconds: float) -> str:
+    value = 1e3 * seconds
+    return f"{value:.2f}" if value < 10.0 else f"{value:.1f}" if value < 1e3 else f"{value:.0f}"

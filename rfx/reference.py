@@ -1,0 +1,341 @@
+"""Oracles in NumPy float64: slow, quadratic and obvious.
+
+They take arrays of any library, and of a drawn map only its arrays, its constant and its form: the
+formulas are written out again here, apart from those of the ops and of the maps.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from rfx._xp import Array, to_numpy
+from rfx.features import DrawnMap, ExponentialMap, TrigonometricMap
+from rfx.kernels import Gaussian, Kernel, Softmax
+
+__all__ = [
+    "conditioning",
+    "features",
+    "gram",
+    "kernel_attention",
+    "linear_attention",
+    "log_kernel",
+    "log_size",
+]
+
+SideName = Literal["query", "key"]
+
+
+def features(drawn: DrawnMap, x: Array, side: SideName) -> tuple[np.ndarray, np.ndarray]:
+    """Features of points as logs and signed factors: feature j is value_j · exp(log_j).
+
+    Parameters
+    ----------
+    drawn : DrawnMap
+        Of a form known here: exponential or trigonometric.
+    x : Array, shape (..., t, d)
+        With an axis of heads if the map has one; grouped query heads take the arrays of their key
+        head.
+    side : {"query", "key"}
+
+    Returns
+    -------
+    log : numpy.ndarray, shape (..., t, m), or (..., t, 1) where all features of a row share one
+    value : numpy.ndarray, shape (..., t, m)
+
+    Raises
+    ------
+    TypeError
+        If the form is not known here.
+
+    Examples
+    --------
+    >>> import numpy as np, rfx, rfx.reference
+    >>> x = np.ones((3, 4))
+    >>> phi = rfx.features.Positive(num_features=8).draw(4, seed=0, like=x)
+    >>> log, value = rfx.reference.features(phi, x, "query")
+    >>> bool(np.allclose(value * np.exp(log), phi.query(x).exp()))
+    True
+    """
+    return _features(drawn, x, side)
+
+
+def _features(drawn: DrawnMap, x: Array, side: SideName) -> tuple[np.ndarray, np.ndarray]:
+    points = _float64(x)
+    weight, bias, quadratic = _side(drawn, side, points)
+    projected = points @ weight
+    if bias is not None:
+        projected = projected + bias[..., None, :]
+    row = np.zeros((*projected.shape[:-1], 1))
+    if quadratic is not None:
+        row = row - np.sum(quadratic[..., None, :] * points**2, axis=-1, keepdims=True)
+    row = row + drawn.log_constant
+    if isinstance(drawn, ExponentialMap):
+        return projected + row, np.ones_like(projected)
+    if isinstance(drawn, TrigonometricMap):
+        waves = [np.cos(projected), np.sin(projected)] if drawn.paired else [np.cos(projected)]
+        return row, np.concatenate(waves, axis=-1)
+    raise TypeError(
+        f"`drawn` must be an exponential or a trigonometric map, got {type(drawn).__name__}; "
+        "write its formula into rfx.reference first"
+    )
+
+
+def _side(drawn: DrawnMap, side: SideName, points: np.ndarray) -> list[np.ndarray | None]:
+    """Weight, bias and quadratic of a side, repeated for the query heads that share a key head."""
+    held = drawn.arrays()
+    prefix = side if f"{side}_weight" in held else "query"
+    found: list[np.ndarray | None] = []
+    for name in ("weight", "bias", "quadratic"):
+        array = held.get(f"{prefix}_{name}")
+        host = None if array is None else _float64(array)
+        if host is not None and drawn.heads is not None and points.ndim > 2:
+            host = np.repeat(host, max(1, points.shape[-3] // drawn.heads), axis=0)
+        found.append(host)
+    return found
+
+
+def gram(x: Array, y: Array, /, *, features: DrawnMap) -> np.ndarray:
+    """Σ_j φ_j(x) φ_j(y) for every pair of points.
+
+    Parameters
+    ----------
+    x, y : Array, shape (..., t, d) and (..., s, d)
+    features : DrawnMap
+
+    Returns
+    -------
+    numpy.ndarray, shape (..., t, s)
+        ``inf`` where it exceeds float64.
+    """
+    log, total, _ = _pairs(features, x, y)
+    with np.errstate(over="ignore"):
+        return total * np.exp(log)
+
+
+def _pairs(drawn: DrawnMap, query: Array, key: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log, total and size of each pair, (..., t, s).
+
+    Σ_j φ_j(q) φ_j(k) is total · exp(log), and the sum of its absolute terms is size · exp(log). The
+    log is the largest of the pair's terms, so neither overflows.
+    """
+    q_log, q_value = _features(drawn, query, "query")
+    k_log, k_value = _features(drawn, key, "key")
+    share = q_value.shape[-3] // k_value.shape[-3] if min(q_value.ndim, k_value.ndim) > 2 else 1
+    k_log, k_value = (_grouped(a, share, axis=-3) for a in (k_log, k_value))
+    if q_log.shape[-1] == k_log.shape[-1] == 1:
+        turned = np.swapaxes(k_value, -1, -2)
+        log = q_log + np.swapaxes(k_log, -1, -2)
+        return log, q_value @ turned, np.abs(q_value) @ np.abs(turned)
+    rows = []
+    for i in range(q_value.shape[-2]):
+        log = q_log[..., i : i + 1, :] + k_log
+        top = np.max(log, axis=-1, keepdims=True)
+        terms = np.exp(log - top) * q_value[..., i : i + 1, :] * k_value
+        rows.append((top[..., 0], np.sum(terms, axis=-1), np.sum(np.abs(terms), axis=-1)))
+    if not rows:
+        nothing = np.zeros((*q_value.shape[:-2], 0, k_value.shape[-2]))
+        return nothing, nothing, nothing
+    log, total, size = (np.stack(parts, axis=-2) for parts in zip(*rows, strict=True))
+    return log, total, size
+
+
+def linear_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    /,
+    *,
+    features: DrawnMap,
+    is_causal: bool = False,
+    mask: Array | None = None,
+) -> np.ndarray:
+    """Σ_k φ(q)·φ(k) v_k / Σ_k φ(q)·φ(k), pair by pair with logs.
+
+    Parameters
+    ----------
+    query, key, value : Array
+        As in `rfx.linear_attention`, grouped queries included.
+    features : DrawnMap
+    is_causal : bool
+        Query i sees the keys j <= i + s - t, where t > s is allowed.
+    mask : Array of bool, optional
+        True for keys to keep.
+
+    Returns
+    -------
+    numpy.ndarray, shape (..., Hq, t, e)
+        Zeros for a query that sees nothing.
+
+    Examples
+    --------
+    >>> import numpy as np, rfx, rfx.reference
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 2, 9, 4))
+    >>> phi = rfx.features.Positive(num_features=8).draw(4, seed=0, like=q)
+    >>> want = rfx.reference.linear_attention(q, k, v, features=phi, is_causal=True)
+    >>> bool(np.allclose(rfx.linear_attention(q, k, v, features=phi, is_causal=True), want))
+    True
+    """
+    seen = _seen(query, key, is_causal, mask)
+    log, total, _ = _pairs(features, query, _visible(key, mask))
+    return _average(log, total, seen, _visible(value, mask))
+
+
+def conditioning(
+    query: Array,
+    key: Array,
+    /,
+    *,
+    features: DrawnMap,
+    is_causal: bool = False,
+    mask: Array | None = None,
+) -> np.ndarray:
+    """How far the denominators cancel: Σ_jk |φ_j(q) φ_j(k)| / |Σ_jk φ_j(q) φ_j(k)|.
+
+    Rounding of relative size eps in the features moves row i of the output by about
+    eps · conditioning_i · (max|v| + |out_i|), so a test of a signed map multiplies its tolerance
+    by this. It is 1 for positive maps, and for a query that sees nothing.
+
+    Parameters
+    ----------
+    query, key, features, is_causal, mask
+        As in `linear_attention`.
+
+    Returns
+    -------
+    numpy.ndarray, shape (..., Hq, t, 1)
+        At least 1; ``inf`` where a denominator is 0 although its terms are not.
+    """
+    seen = _seen(query, key, is_causal, mask)
+    log, total, size = _pairs(features, query, _visible(key, mask))
+    weight, bound = _scaled(log, total, seen), _scaled(log, size, seen)
+    denominator = np.abs(np.sum(weight, axis=-1, keepdims=True))
+    terms = np.sum(bound, axis=-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        return np.where(terms > 0, terms / np.where(terms > 0, denominator, 1.0), 1.0)
+
+
+def kernel_attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    /,
+    *,
+    kernel: Kernel | None = None,
+    is_causal: bool = False,
+    mask: Array | None = None,
+) -> np.ndarray:
+    """Σ_k κ(q, k) v_k / Σ_k κ(q, k), pair by pair with logs.
+
+    Parameters
+    ----------
+    query, key, value, is_causal, mask
+        As in `linear_attention`.
+    kernel : Kernel, optional
+        ``Softmax()`` by default.
+
+    Returns
+    -------
+    numpy.ndarray, shape (..., Hq, t, e)
+        Zeros for a query that sees nothing.
+    """
+    seen = _seen(query, key, is_causal, mask)
+    q, k = _float64(query), _visible(key, mask)
+    k = _grouped(k, q.shape[-3] // k.shape[-3] if q.ndim > 2 else 1, axis=-3)
+    log = log_kernel(q, k, kernel=Softmax() if kernel is None else kernel)
+    return _average(log, np.ones_like(log), seen, _visible(value, mask))
+
+
+def log_kernel(x: Array, y: Array, /, *, kernel: Kernel) -> np.ndarray:
+    """Log of the Gram matrix; the Gaussian kernel's from differences, which do not cancel.
+
+    Parameters
+    ----------
+    x, y : Array, shape (..., t, d) and (..., s, d)
+    kernel : Kernel
+        Softmax and Gaussian are written out here; of another kernel its own ``log`` is asked, in
+        float64.
+
+    Returns
+    -------
+    numpy.ndarray, shape (..., t, s)
+    """
+    left, right = _float64(x), _float64(y)
+    if isinstance(kernel, Softmax):
+        scale = left.shape[-1] ** -0.5 if kernel.scale is None else kernel.scale
+        return scale * (left @ np.swapaxes(right, -1, -2))
+    if isinstance(kernel, Gaussian):
+        squares = [
+            np.sum((left[..., i : i + 1, :] - right) ** 2, axis=-1) for i in range(left.shape[-2])
+        ]
+        if not squares:
+            return np.zeros((*left.shape[:-1], right.shape[-2]))
+        return -np.stack(squares, axis=-2) / (2.0 * kernel.bandwidth**2)
+    return np.asarray(kernel.log(left, right))
+
+
+def log_size(query: Array, key: Array, /, *, features: DrawnMap) -> float:
+    """1 + the largest |log feature|: an error of eps in a log of size L is one of L eps in exp.
+
+    Parameters
+    ----------
+    query, key : Array
+        As in `linear_attention`.
+    features : DrawnMap
+
+    Returns
+    -------
+    float
+    """
+    logs = _features(features, query, "query")[0], _features(features, key, "key")[0]
+    return 1.0 + max((float(np.max(np.abs(log))) for log in logs if log.size), default=0.0)
+
+
+def _float64(array: Array) -> np.ndarray:
+    return to_numpy(array).astype(np.float64)
+
+
+def _grouped(array: np.ndarray, times: int, axis: int) -> np.ndarray:
+    return array if times == 1 else np.repeat(array, times, axis=axis)
+
+
+def _visible(array: Array, mask: Array | None) -> np.ndarray:
+    """Keys or values with 0 in the place of masked ones, which may hold NaN."""
+    host = _float64(array)
+    return host if mask is None else np.where(_kept(mask, host)[..., None], host, 0.0)
+
+
+def _kept(mask: Array, key: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(to_numpy(mask), key.shape[:-1])
+
+
+def _seen(query: Array, key: Array, is_causal: bool, mask: Array | None) -> np.ndarray:
+    """Which query sees which key, bool of shape (..., Hq, t, s)."""
+    t, s = query.shape[-2], key.shape[-2]
+    seen = np.ones((*query.shape[:-2], t, s), dtype=bool)
+    if is_causal:
+        seen &= np.arange(s)[None, :] <= np.arange(t)[:, None] + s - t
+    if mask is not None:
+        kept = _kept(mask, _float64(key))
+        share = query.shape[-3] // key.shape[-3] if query.ndim > 2 else 1
+        seen &= _grouped(kept, share, axis=-2)[..., None, :]
+    return seen
+
+
+def _scaled(log: np.ndarray, factor: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Weights factor · exp(log) of each pair, divided by the row's largest exponential."""
+    log = np.where(seen, log, -np.inf)
+    top = np.max(log, axis=-1, keepdims=True, initial=-np.inf)
+    return np.where(seen, factor * np.exp(log - np.where(np.isfinite(top), top, 0.0)), 0.0)
+
+
+def _average(
+    log: np.ndarray, factor: np.ndarray, seen: np.ndarray, value: np.ndarray
+) -> np.ndarray:
+    weight = _scaled(log, factor, seen)
+    share = weight.shape[-3] // value.shape[-3] if weight.ndim > 2 else 1
+    numerator = weight @ _grouped(value, share, axis=-3)
+    denominator = np.sum(weight, axis=-1, keepdims=True)
+    empty = denominator == 0.0
+    return np.where(empty, 0.0, numerator / np.where(empty, 1.0, denominator))
