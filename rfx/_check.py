@@ -11,16 +11,17 @@ from rfx._xp import Array, is_real_floating, library, namespace, same_device
 __all__: list[str] = []
 
 
-def positive_number(name: str, value: object) -> None:
-    """Refuse what is not a positive finite real number."""
+def positive_number(name: str, value: Any) -> float:
+    """The value as a float, if it is a positive finite real number."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be a number, got {value!r}; pass a positive float")
-    if not (math.isfinite(value) and value > 0):
+    if not (math.isfinite(value) and float(value) > 0.0):
         raise ValueError(f"`{name}` must be positive and finite, got {value!r}")
+    return float(value)
 
 
-def positive_int(name: str, value: object, multiple: int = 1, why: str = "") -> None:
-    """Refuse what is not a positive whole number, or not a multiple of ``multiple``."""
+def positive_int(name: str, value: Any, multiple: int = 1, why: str = "") -> int:
+    """The value as an int, if it is a positive whole number and a multiple of ``multiple``."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be an int, got {value!r}; pass a positive whole number")
     if value < 1:
@@ -30,6 +31,7 @@ def positive_int(name: str, value: object, multiple: int = 1, why: str = "") -> 
         raise ValueError(
             f"`{name}` must be a multiple of {multiple} {why}, got {value}; use {nearest}"
         )
+    return int(value)
 
 
 def array(name: str, value: Array) -> None:
@@ -180,17 +182,24 @@ def _mask_advice(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
 
 def map_serves(features: Any, x: Array, name: str) -> None:
     """Refuse points that a drawn map was not drawn for."""
+    if x.ndim < 2:
+        raise ValueError(
+            f"`{name}` must have shape (..., length, dim), got {tuple(x.shape)}; "
+            "add an axis for the length"
+        )
     if features.dim != x.shape[-1]:
         raise ValueError(
             f"`features` was drawn for dim={features.dim}, but `{name}` has d={x.shape[-1]}; "
             f"draw it again with dim={x.shape[-1]}"
         )
-    own = next(iter(features.arrays().values()))
-    if library(own) != library(x) or not same_device(own, x):
+    own = features.query_side.weight
+    if library(own) != library(x):
         raise TypeError(
-            f"`features` holds arrays of {library(own)} on {own.device}, but `{name}` is an "
-            f"array of {library(x)} on {x.device}; use features.to_like({name})"
-        ) if library(own) != library(x) else ValueError(
+            f"`features` holds arrays of {library(own)}, but `{name}` is an array of "
+            f"{library(x)}; use features.to_like({name})"
+        )
+    if not same_device(own, x):
+        raise ValueError(
             f"`features` is on {own.device}, but `{name}` is on {x.device}; "
             f"use features.to_like({name})"
         )
@@ -199,4 +208,14 @@ def map_serves(features: Any, x: Array, name: str) -> None:
         raise TypeError(
             f"`features` works in {own.dtype}, but `{name}` has dtype {x.dtype}; "
             f"use features.to_like({name}) or draw it again with like={name}"
+        )
+
+
+def map_heads(features: Any, x: Array, name: str) -> None:
+    """Refuse points whose heads are not those of a map that has an axis of heads."""
+    heads = x.shape[-3] if x.ndim > 2 else None
+    if features.heads not in (None, heads):
+        raise ValueError(
+            f"`features` was drawn for {features.heads} heads, but `{name}` has "
+            f"{heads or 'no axis of heads'}; draw it again with heads={heads}"
         )

@@ -115,6 +115,7 @@ def weak_denominators(
     """
     _check.points(query, key, ("query", "key"))
     _check.map_serves(features, query, "query")
+    _check.map_heads(features, query, "query")
     xp = namespace(query)
     left, right = features.query(query), features.key(key)
     top = xp.max(right.log_scale, axis=-2, keepdims=True)

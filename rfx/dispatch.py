@@ -69,7 +69,9 @@ class Explanation:
 
     def __str__(self) -> str:
         what = f"{self.function} on {self.library} arrays"
-        runs = f"runs op {self.op!r} as {self.implementation!r}" if self.op else "runs portable code"
+        runs = (
+            f"runs op {self.op!r} as {self.implementation!r}" if self.op else "runs portable code"
+        )
         return "\n".join([f"{what} {runs}", *(f"  {reason}" for reason in self.reasons)])
 
 
@@ -151,9 +153,7 @@ def load(name: str) -> tuple[FastPath, ...]:
         from importlib.metadata import entry_points  # 30 ms, so not at import
 
         _loaded[name] = tuple(
-            path
-            for entry in entry_points(group="rfx.backends", name=name)
-            for path in entry.load()
+            path for entry in entry_points(group="rfx.backends", name=name) for path in entry.load()
         )
     return _loaded[name]
 

@@ -108,7 +108,7 @@ class Softmax(ExponentialKernel):
 
     def __post_init__(self) -> None:
         if self.scale is not None:
-            _check.positive_number("scale", self.scale)
+            object.__setattr__(self, "scale", _check.positive_number("scale", self.scale))
 
     def _log(self, x: Array, y: Array) -> Array:
         xp = namespace(x)
@@ -150,7 +150,7 @@ class Gaussian(ExponentialKernel):
     norm_weight: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        _check.positive_number("bandwidth", self.bandwidth)
+        object.__setattr__(self, "bandwidth", _check.positive_number("bandwidth", self.bandwidth))
 
     def _log(self, x: Array, y: Array) -> Array:
         return -0.5 * squared_distance(self.scaled(x), self.scaled(y))

@@ -120,17 +120,22 @@ def assert_agrees(
     have, wanted = to_numpy(actual).astype(np.float64), np.asarray(want, dtype=np.float64)
     assert have.shape == wanted.shape, f"shape {have.shape}, but {wanted.shape} is wanted"
     allowed = tolerance(wanted, name, scale, size)
-    beyond = np.abs(wanted) > LARGEST[name] + allowed
-    wanted = np.where(beyond, np.copysign(np.inf, wanted), wanted)
-    same = (have == wanted) | (np.isnan(have) & np.isnan(wanted))
+    infinite, slack = np.copysign(np.inf, wanted), np.where(np.isfinite(allowed), allowed, 0.0)
+    at_the_end = np.abs(wanted) > LARGEST[name] - slack  # where the dtype ends either will do
+    wanted = np.where(np.abs(wanted) > LARGEST[name] + slack, infinite, wanted)
+    same = (
+        (have == wanted) | (np.isnan(have) & np.isnan(wanted)) | (at_the_end & (have == infinite))
+    )
     comparable = np.isfinite(have) & np.isfinite(wanted)
     error = np.where(same, 0.0, np.inf)
     error[comparable] = np.abs(have[comparable] - wanted[comparable])
     bad = (error > allowed) | np.isinf(error)
     if not np.any(bad):
         return
-    safe = np.where(allowed > 0, allowed, 1.0)
-    ratio = np.where(bad, np.where(allowed > 0, error / safe, np.inf), 0.0)
+    ratio = np.zeros_like(error)
+    ratio[bad] = np.where(np.isinf(error[bad]) | (allowed[bad] == 0), np.inf, 1.0)
+    known = bad & ~np.isinf(ratio)
+    ratio[known] = error[known] / allowed[known]
     place = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
     raise AssertionError(
         f"{int(np.sum(bad))} of {bad.size} entries of {library(actual)} {actual.dtype} differ by "

@@ -9,8 +9,10 @@ import rfx
 from rfx import reference
 from rfx._xp import to_numpy
 from rfx.testing import ArrayLibrary, Case, assert_agrees, cases
+from tests.conftest import one_name_per_form
 
 SPECS = pytest.mark.parametrize("name", rfx.features.NAMES)
+FORMS = pytest.mark.parametrize("name", one_name_per_form())
 CASES = pytest.mark.parametrize("case", cases(), ids=str)
 
 
@@ -31,6 +33,18 @@ def assert_close(out, q, k, v, **call):
 
 
 @SPECS
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_every_map_agrees_with_the_oracle(
+    lib: ArrayLibrary, name: str, is_causal: bool, rng: np.random.Generator
+) -> None:
+    q, k, v = rng.standard_normal((3, 2, 64, 8)).astype(np.float32)
+    phi = spec_of(name).fit(lib.convert(q), lib.convert(k), seed=15)
+    call = {"features": phi, "is_causal": is_causal}
+    out = rfx.linear_attention(*map(lib.convert, (q, k, v)), chunk_size=32, **call)
+    assert_close(out, q, k, v, **call)
+
+
+@FORMS
 @CASES
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_linear_attention_agrees_with_the_oracle(
@@ -50,7 +64,7 @@ def test_linear_attention_agrees_with_the_oracle(
     assert_close(out, q, k, v, **call)
 
 
-@SPECS
+@FORMS
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("shape", [(63,), (1, 1, 63), (2, 1, 63), (2, 2, 63)])
 def test_masked_and_grouped_attention_agrees_with_the_oracle(
@@ -102,7 +116,7 @@ def test_gram_agrees_with_the_oracle(lib: ArrayLibrary, name: str) -> None:
     assert_agrees(out, want, scale=reference.log_size(x, y, features=phi))
 
 
-@SPECS
+@FORMS
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_half_precision_is_computed_in_float32_and_rounded_once(
@@ -119,7 +133,7 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(
     assert_close(out, *(to_numpy(a).astype(np.float64) for a in (q, k, v)), **call)
 
 
-@SPECS
+@FORMS
 def test_float64_is_computed_in_float64(lib: ArrayLibrary, name: str) -> None:
     if "float64" not in lib.dtypes:
         pytest.skip(f"{lib} holds no float64 by default")
@@ -142,7 +156,7 @@ def test_the_value_may_be_of_another_dtype_which_the_output_takes(lib: ArrayLibr
     assert_agrees(out, want, scale=8.0, size=float(np.abs(v).max()))
 
 
-@SPECS
+@FORMS
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_real_activations_agree_with_the_oracle(
     activations, lib: ArrayLibrary, name: str, is_causal: bool

@@ -34,7 +34,7 @@ def bidirectional(
     """The op `rfx.ops.bidirectional`."""
     with jax.default_matmul_precision("highest"):  # no TF32: logs are differences of large numbers
         run = bidirectional_op.portable
-        return run(features, query, *args, chunk_size=chunk_size, driver=_DRIVER)  # type: ignore[no-any-return]
+        return run(features, query, *args, chunk_size=chunk_size, driver=_DRIVER)
 
 
 @partial(jax.jit, static_argnames="chunk_size")
@@ -42,7 +42,7 @@ def causal(features: DrawnMap, query: Array, *args: Any, chunk_size: int) -> tup
     """The op `rfx.ops.causal`."""
     with jax.default_matmul_precision("highest"):
         run = causal_op.portable
-        return run(features, query, *args, chunk_size=chunk_size, driver=_DRIVER)  # type: ignore[no-any-return]
+        return run(features, query, *args, chunk_size=chunk_size, driver=_DRIVER)
 
 
 def _scan(
@@ -51,11 +51,11 @@ def _scan(
     """Full chunks under ``lax.scan``, and what remains as one shorter step."""
     step = jax.checkpoint(step)
     inputs = chunk_size * sum(a.shape[-1] for a in arrays if a is not None)
-    chunks, rest = divmod(length, chunk_size)
+    chunks = length // chunk_size
     group = 1
     if math.prod(carry.numerator.shape[-2:]) > 2 * inputs:
         group = max(1, math.isqrt(chunks))
-    outputs = []
+    outputs: list[Any] = []
     if chunks // group:
         stop = chunks // group * group * chunk_size
         whole = tuple(None if a is None else _split(a[..., :stop, :], chunk_size) for a in arrays)
@@ -73,12 +73,12 @@ def _scan(
 
 def _scan_groups(step: Step, carry: Carry, chunks: Any, group: int) -> tuple[Carry, Any]:
     if group == 1:
-        return lax.scan(step, carry, chunks)  # type: ignore[no-any-return]
+        return lax.scan(step, carry, chunks)
     grouped = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), chunks)
 
     @jax.checkpoint
     def outer(carry: Carry, part: Any) -> tuple[Carry, Any]:
-        return lax.scan(step, carry, part)  # type: ignore[no-any-return]
+        return lax.scan(step, carry, part)
 
     carry, out = lax.scan(outer, carry, grouped)
     return carry, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)

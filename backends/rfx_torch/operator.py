@@ -40,14 +40,14 @@ def attention(
     return out, Carry(*rest)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
+@torch.compiler.assume_constant_result
 def _skeleton(
     form: type[DrawnMap], spec: Any, statics: tuple[tuple[str, Any], ...], names: tuple[str, ...]
 ) -> int:
     """The number of a map that is this one with other arrays."""
     empty = torch.empty(0)
     sides = [
-        Side(**{f: empty if f"{p}_{f}" in names else None for f in Side._fields})  # type: ignore[arg-type]
+        Side(**{f: empty if f"{p}_{f}" in names else None for f in Side._fields})
         for p in ("query", "key")
     ]
     key_side = None if sides[1].weight is None else sides[1]
@@ -59,7 +59,9 @@ def _skeleton(
     return len(_skeletons) - 1
 
 
-def _run(skeleton: int, is_causal: bool, chunk_size: int, mask: Tensor | None, *inputs: Tensor) -> Any:
+def _run(
+    skeleton: int, is_causal: bool, chunk_size: int, mask: Tensor | None, *inputs: Tensor
+) -> Any:
     """The loop, as a function of tensors: the map's arrays, then query, key, value and carry."""
     *arrays, query, key, value, numerator, denominator, log_scale = inputs
     record = _skeletons[skeleton]
@@ -87,7 +89,7 @@ def _forward(
     inputs = (*arrays, query, key, value, numerator, denominator, log_scale)
     outputs = _run(skeleton, is_causal, chunk_size, mask, *inputs)
     given = {id(a) for a in inputs}  # an operator's outputs are never its inputs
-    return tuple(a.clone() if id(a) in given else a.contiguous() for a in outputs)  # type: ignore[return-value]
+    return tuple(a.clone() if id(a) in given else a.contiguous() for a in outputs)
 
 
 @_forward.register_fake
@@ -104,8 +106,9 @@ def _(
     is_causal: bool,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    carry = (torch.empty_like(a) for a in (numerator, denominator, log_scale))
-    return numerator.new_empty((*query.shape[:-1], value.shape[-1])), *carry  # type: ignore[return-value]
+    out = numerator.new_empty((*query.shape[:-1], value.shape[-1]))
+    like = torch.empty_like
+    return out, like(numerator), like(denominator), like(log_scale)
 
 
 @torch.library.custom_op("rfx::attention_gradient", mutates_args=())

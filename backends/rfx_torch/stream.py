@@ -40,7 +40,7 @@ def stream(
     run = partial(run, mask, carry, chunk_size=chunk_size)
     with _full_precision(query.device):
         if query.device.type == "cpu":
-            return run(driver=STREAM)  # type: ignore[no-any-return]
+            return run(driver=STREAM)
         return _without_waiting(run)
 
 

@@ -155,13 +155,7 @@ def _check_features(features: DrawnMap, query: Array, key: Array) -> None:
             "draw one with spec.draw(dim, seed=..., like=query)"
         )
     _check.map_serves(features, query, "query")
-    if features.heads is not None:
-        heads = key.shape[-3] if key.ndim > 2 else None
-        if heads != features.heads:
-            raise ValueError(
-                f"`features` was drawn for {features.heads} heads, but the keys have "
-                f"{heads or 'no axis of heads'}; draw it again with heads={heads}"
-            )
+    _check.map_heads(features, key, "key")
 
 
 def _chunk_size(is_causal: bool, features: DrawnMap) -> int:

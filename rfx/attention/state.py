@@ -1,4 +1,4 @@
-"""The state of linear attention: what is kept of the keys that were seen, and how two are merged."""
+"""The state of linear attention: what is kept of the keys that were seen, and merging two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rfx.ops.carry import Carry
 __all__ = ["State", "merge"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """Sums over the keys seen so far: a record of arrays of constant size.
 

@@ -72,8 +72,6 @@ def _read(path: Path, source: str, layer: int | None, heads: Sequence[int] | Non
         _check.attention(query, key, value)
     except ValueError as error:
         raise UserError(f"{source}: {error}") from error
-    if key.shape[-2] == 1:
-        raise UserError(f"{source} has one key only, so there is nothing to attend to; use more")
     if heads is not None:
         query, key, value = _choose(query, key, value, heads)
     return Inputs(

@@ -46,9 +46,9 @@ class Row:
             return float(np.std(self.errors))
 
     @property
-    def skill(self) -> float | None:
-        """1 − error / uniform; None where uniform attention is exact."""
-        return 1.0 - self.error / self.uniform if self.uniform > 0.0 else None
+    def skill(self) -> float:
+        """1 − error / uniform."""
+        return 1.0 - self.error / self.uniform
 
     @property
     def worse_than_uniform(self) -> bool:
@@ -118,6 +118,11 @@ def compare(
             "leave that head out with --heads"
         )
     uniform = _errors(uniform_attention(*host, is_causal=is_causal), target)
+    if np.mean(uniform) < 1e-6:
+        raise UserError(
+            "uniform attention is already exact here up to rounding, so there is nothing to "
+            "estimate; look for queries, keys or values that are all the same"
+        )
     q, k, v = moved = [engine.move(a) for a in (inputs.query, inputs.key, inputs.value)]
     name, call = engine.exact(q, k, v, is_causal)
     error = float(np.mean(_errors(call(), target)))

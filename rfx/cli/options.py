@@ -51,7 +51,7 @@ def whole_numbers(least: int) -> Callable[[str], tuple[int, ...]]:
 def check_writable(path: Path, option: str, source: Path | None) -> None:
     """Refuse, before anything is computed, a file that cannot be written or is the input."""
     existed = path.exists()
-    if existed and source is not None and os.path.samefile(path, source):
+    if existed and source is not None and source.exists() and os.path.samefile(path, source):
         raise UserError(f"{option} would overwrite the input {path}; name another file")
     try:
         with open(path, "ab"):

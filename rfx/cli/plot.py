@@ -17,7 +17,7 @@ from rfx._xp import Array
 from rfx.cli.errors import UserError
 from rfx.cli.measure import Comparison, Row
 
-__all__ = ["check_ending", "draw"]
+__all__ = ["attention_weights", "check_ending", "draw"]
 
 _TOKENS = 64
 _MARKERS = "osD^vP*X<>"
@@ -98,7 +98,7 @@ def _draw_matrices(figure: Figure, pair: tuple[Axes, Axes], found: Comparison) -
     best = _best(found)
     by_head = np.mean(best.errors, axis=0)
     head = int(np.argsort(by_head)[len(by_head) // 2])  # of median error
-    exact, estimate = _weights(found, best, head)
+    exact, estimate = attention_weights(found, best, head)
     # Square roots of weights show the small ones; a few keys that all queries see are cut off.
     largest = max(float(np.quantile(exact, 0.998)), 1e-12)
     norm = PowerNorm(0.5, vmin=0.0, vmax=largest, clip=True)
@@ -124,7 +124,7 @@ def _best(found: Comparison) -> Row:
     return min(rows, key=lambda row: row.error if np.isfinite(row.error) else np.inf)
 
 
-def _weights(found: Comparison, row: Row, head: int) -> tuple[np.ndarray, np.ndarray]:
+def attention_weights(found: Comparison, row: Row, head: int) -> tuple[np.ndarray, np.ndarray]:
     """Exact and estimated attention weights of a head, first queries and first keys.
 
     Attention is linear in the values: with unit vectors for values the output is the weights.

@@ -69,10 +69,8 @@ def footnotes(found: Comparison) -> list[str]:
     ]
     fitted = _maps(row for row in found.rows if row.spec.needs_data)
     if fitted:
-        future = ", so they know of each sequence's future" if found.is_causal else ""
-        notes.append(
-            f"Fitted to the same queries and keys that they are tried on{future}: {fitted}."
-        )
+        future = ", whose future they thereby know" if found.is_causal else ""
+        notes.append(f"Fitted to the queries and keys that they are tried on{future}: {fitted}.")
     others = _maps(row for row in found.rows if row.spec.kernel != Softmax())
     if others:
         notes.append(f"Made for another kernel, yet compared with softmax attention: {others}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,9 +15,6 @@ from rfx.cli.measure import Comparison, Row
 from rfx.cli.sentences import footnotes, header, verdict
 
 __all__ = ["progress", "show"]
-
-_PIPE_WIDTH = 240
-"""Wide enough that no row is cut where there is no terminal."""
 
 
 @contextmanager
@@ -46,22 +42,25 @@ def progress(steps: int) -> Iterator[Callable[[str], None]]:
 
 def show(found: Comparison) -> None:
     """Print header, table, verdict and footnotes on stdout."""
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
-    width = console.width
+    console = Console(highlight=False)
     for name, text in header(found):
         _paragraph(console, Text.assemble((f"{name:<8} ", "bold"), text))
     console.print()
-    table = _table(found)
-    whole = Console(width=_PIPE_WIDTH).measure(table).maximum
-    console.width = max(console.width, whole)  # a narrow terminal wraps rows, numbers stay whole
-    console.print(table)
-    console.width = width
+    _whole(console, _table(found))
     console.print()
     worse = any(row.worse_than_uniform for row in found.rows)
     _paragraph(console, Text(verdict(found), style="bold red" if worse else "bold green"))
     console.print()
     for note in footnotes(found):
         _paragraph(console, Text(note, style="dim"))
+
+
+def _whole(console: Console, table: Table) -> None:
+    """Print a table with every number whole, if need be wider than the terminal."""
+    needed = Console(width=10_000).measure(table).maximum
+    width, console.width = console.width, max(console.width, needed)
+    console.print(table)
+    console.width = width
 
 
 def _paragraph(console: Console, text: Text) -> None:
@@ -90,7 +89,7 @@ def _cells(row: Row, exact: str) -> list[Text]:
         Text(_number(row.error)),
         Text(_number(row.spread), style="dim"),
         Text(_number(row.uniform)),
-        Text("-" if row.skill is None else _number(row.skill), style=style or "green"),
+        Text(_number(row.skill), style=style or "green"),
         Text(_milliseconds(row.seconds)),
         Text(exact),
         Text("worse" if row.worse_than_uniform else "", style=style),

@@ -17,7 +17,7 @@ from rfx.dispatch import load
 from rfx.kernels import ExponentialKernel, Kernel, Softmax
 from rfx.projections import Orthogonal, Projection
 
-__all__ = ["DrawnMap", "LogFeatures", "Side", "Spec", "generator"]
+__all__ = ["DrawnMap", "LogFeatures", "Side", "Spec", "exp_times", "generator"]
 
 
 class LogFeatures(NamedTuple):
@@ -63,7 +63,7 @@ class Side(NamedTuple):
         return xp.matmul(x * x, -self.quadratic[..., :, None])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DrawnMap(ABC):
     """A feature map with its frequencies drawn: arrays, and the spec that they came from.
 
@@ -75,15 +75,12 @@ class DrawnMap(ABC):
         ``key_side`` is None where both sides share their arrays.
     fingerprint : Array, 0-d
         A number below 2**24 that tells two draws apart. States carry it.
-    log_constant : float
-        Log of the factor that makes the mean of `rfx.gram` the kernel.
     """
 
     spec: Spec
     query_side: Side
     key_side: Side | None
     fingerprint: Array
-    log_constant: float
 
     scale_per_feature: ClassVar[bool]
     """Whether ``log_scale`` has a column for each feature, or one for the row."""
@@ -103,6 +100,11 @@ class DrawnMap(ABC):
     def num_features(self) -> int:
         """Output columns, m."""
         return self.spec.num_features
+
+    @property
+    def log_constant(self) -> float:
+        """Log of the factor that all features share, which makes the mean of `rfx.gram` right."""
+        return self.spec.log_constant
 
     @property
     def kernel(self) -> Kernel:
@@ -185,7 +187,7 @@ class DrawnMap(ABC):
                 f"`arrays` must have the names {sorted(self.arrays())}, got {sorted(arrays)}; "
                 "start from features.arrays()"
             )
-        sides = {}
+        sides: dict[str, Any] = {}
         for prefix in ("query", "key"):
             given = {f: arrays.get(f"{prefix}_{f}") for f in Side._fields}
             sides[f"{prefix}_side"] = Side(**given) if given["weight"] is not None else None
@@ -208,6 +210,7 @@ class DrawnMap(ABC):
     def _check(self, x: Array, name: str) -> None:
         _check.array(name, x)
         _check.map_serves(self, x, name)
+        _check.map_heads(self, x, name)
 
     def __repr__(self) -> str:
         weight = self.query_side.weight  # anything, while JAX maps over the leaves
@@ -238,6 +241,11 @@ class Spec(ABC):
     @abstractmethod
     def unbiased(self) -> bool:
         """Whether the mean of `rfx.gram` over draws is the kernel."""
+
+    @property
+    @abstractmethod
+    def log_constant(self) -> float:
+        """Log of the factor that all features share, such as n ** -0.5."""
 
     @abstractmethod
     def variance(self, x: Array, y: Array) -> Array | None:
@@ -337,8 +345,10 @@ class Spec(ABC):
         draws = [self.projection.sample(rng, num, dim).T for _ in range(heads or 1)]
         return np.ascontiguousarray(draws[0] if heads is None else np.stack(draws))
 
-    def _check_records(self) -> None:
-        """Refuse a kernel or a projection of the wrong kind."""
+    def _check_fields(self, multiple: int, why: str) -> None:
+        """Refuse a wrong number of columns, or a kernel or projection of the wrong kind."""
+        columns = _check.positive_int("num_features", self.num_features, multiple, why)
+        object.__setattr__(self, "num_features", columns)
         if not isinstance(self.kernel, ExponentialKernel):
             raise TypeError(
                 f"`kernel` must be rfx.kernels.Softmax or Gaussian for {type(self).__name__}, got "
@@ -365,6 +375,13 @@ def generator(seed: Any) -> np.random.Generator:
     return np.random.default_rng(int(seed))
 
 
+def exp_times(log: Array, factor: Array) -> Array:
+    """exp(log) · factor for a factor at least 0 but for rounding; never inf · 0."""
+    xp = namespace(log)
+    nothing = factor <= 0.0
+    return xp.where(nothing, 0.0, factor) * xp.exp(xp.where(nothing, 0.0, log))
+
+
 def _fingerprint(drawn: DrawnMap) -> np.ndarray:
     """A number below 2**24, which float32 holds exactly, from the spec and the arrays."""
     digest = hashlib.blake2b(repr(drawn.spec).encode(), digest_size=3)
@@ -372,4 +389,3 @@ def _fingerprint(drawn: DrawnMap) -> np.ndarray:
         if name != "fingerprint":
             digest.update(np.ascontiguousarray(array).tobytes())
     return np.asarray(float(int.from_bytes(digest.digest(), "little")))
-

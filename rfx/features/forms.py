@@ -11,7 +11,7 @@ from rfx.features._base import DrawnMap, LogFeatures, Side
 __all__ = ["FORMS", "ExponentialMap", "TrigonometricMap"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ExponentialMap(DrawnMap):
     """log φ_j(x) = x·w_j + b_j + row term: every feature is positive."""
 
@@ -21,7 +21,7 @@ class ExponentialMap(DrawnMap):
         return LogFeatures(side.project(x), None)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class TrigonometricMap(DrawnMap):
     """φ(x) = exp(row term) · [cos(x·w + b), sin(x·w + b)], or the cosines alone."""
 

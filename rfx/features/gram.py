@@ -20,6 +20,7 @@ def _plan(x: Array, y: Array, /, *, features: DrawnMap) -> tuple[None, tuple[Any
         )
     _check.points(x, y)
     _check.map_serves(features, x, "x")
+    _check.map_heads(features, x, "x")
     return None, (x, y), {}
 
 
@@ -62,7 +63,7 @@ def gram(x: Array, y: Array, /, *, features: DrawnMap) -> Array:
 
 
 def _bounded(features: LogFeatures) -> tuple[Array, Array]:
-    """Features divided by exp of their row's largest log, and that log: (..., t, m), (..., t, 1)."""
+    """Features divided by exp of their row's largest log, (..., t, m), and that log."""
     log, value = features
     xp = namespace(log)
     top = xp.max(log, axis=-1, keepdims=True)

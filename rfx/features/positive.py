@@ -10,7 +10,7 @@ import numpy as np
 
 from rfx import _check
 from rfx._xp import Array, namespace
-from rfx.features._base import Side, Spec
+from rfx.features._base import Side, Spec, exp_times
 from rfx.features.forms import ExponentialMap
 from rfx.kernels import ExponentialKernel, squared_distance
 
@@ -65,8 +65,7 @@ class Positive(Spec):
 
     def __post_init__(self) -> None:
         multiple = 2 if self.hyperbolic else 1
-        _check.positive_int("num_features", self.num_features, multiple, "(a pair of ±ω)")
-        self._check_records()
+        self._check_fields(multiple, "(a pair of ±ω)")
 
     @property
     def positive(self) -> bool:
@@ -81,6 +80,10 @@ class Positive(Spec):
         """Frequencies drawn, n."""
         return self.num_features // (2 if self.hyperbolic else 1)
 
+    @property
+    def log_constant(self) -> float:
+        return -0.5 * math.log(self.num_features)
+
     def variance(self, x: Array, y: Array) -> Array:
         _check.points(x, y)
         xp = namespace(x)
@@ -91,8 +94,8 @@ class Positive(Spec):
         single = 0.5 * rest * rest if self.hyperbolic else rest
         coupled = self.projection.coupled_rows(self.num_frequencies, x.shape[-1])
         covariance = self.projection.positive_covariance(phi, x.shape[-1]) * xp.exp(-phi)
-        moment = xp.exp(2.0 * kernel.log(x, y) + phi)
-        return moment * ((single + coupled * covariance) / self.num_frequencies)
+        relative = (single + coupled * covariance) / self.num_frequencies
+        return exp_times(2.0 * kernel.log(x, y) + phi, relative)
 
     def assemble(self, dim: int, rng: np.random.Generator, heads: int | None) -> ExponentialMap:
         kernel = cast(ExponentialKernel, self.kernel)
@@ -102,5 +105,4 @@ class Positive(Spec):
             weight = np.concatenate([weight, -weight], axis=-1)
         quadratic = np.full((*weight.shape[:-2], dim), 0.5 * unit**2 * (1 + kernel.norm_weight))
         side = Side(weight, quadratic=quadratic)
-        constant = -0.5 * math.log(self.num_features)
-        return ExponentialMap(self, side, None, np.asarray(0.0), constant)
+        return ExponentialMap(self, side, None, np.asarray(0.0))

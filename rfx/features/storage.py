@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from rfx import _check, kernels, projections
+from rfx import _check
 from rfx._xp import Array, to_numpy
-from rfx.features._base import DrawnMap, Side
+from rfx.features._base import DrawnMap, Side, Spec
+from rfx.features.forms import FORMS
+from rfx.kernels import Kernel
+from rfx.projections import Projection
 
 __all__ = ["load", "save"]
 
@@ -38,6 +41,11 @@ def save(features: DrawnMap, path: str | Path) -> None:
     ...       == phi.arrays()["query_weight"]).all())
     True
     """
+    if not isinstance(features, DrawnMap):
+        raise TypeError(
+            f"`features` must be a drawn map, got {features!r}; "
+            "draw one with spec.draw(dim, seed=..., like=x)"
+        )
     header = {
         "format": _FORMAT,
         "form": type(features).__name__,
@@ -46,7 +54,7 @@ def save(features: DrawnMap, path: str | Path) -> None:
     }
     arrays = {name: to_numpy(array) for name, array in features.arrays().items()}
     with open(path, "wb") as file:
-        np.savez(file, header=np.asarray(json.dumps(header)), **arrays)
+        np.savez(file, allow_pickle=False, header=np.asarray(json.dumps(header)), **arrays)
 
 
 def load(path: str | Path, *, like: Array) -> DrawnMap:
@@ -67,34 +75,40 @@ def load(path: str | Path, *, like: Array) -> DrawnMap:
     ValueError
         If the file was not written by `save`.
     """
-    from rfx import features  # the registry of the classes that may be loaded
-
     _check.array("like", like)
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
     try:
+        arrays = _read(path)
         header = json.loads(str(arrays.pop("header")))
         if header["format"] != _FORMAT:
-            raise ValueError
-        form = getattr(features, header["form"])
-        places = (features, kernels, projections)
-        spec = _decode(header["spec"], places)
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
+            raise ValueError(f"format {header['format']}")
+        drawn = _assemble(header, arrays)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged or foreign file makes of the steps above
         raise ValueError(
-            f"`path` must be a map written by rfx.features.save, got {str(path)!r}; save it again"
+            f"`path` must be a map written by rfx.features.save, got {str(path)!r} "
+            f"({type(error).__name__}: {error}); save it again"
         ) from error
-    placeholder = Side(arrays["query_weight"])
-    statics = header["statics"]
-    drawn: DrawnMap = form(spec, placeholder, None, arrays["fingerprint"], **statics)
-    return dataclasses.replace(drawn, **_sides(arrays)).to_like(like)
+    return drawn.to_like(like)
 
 
-def _sides(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    sides: dict[str, Any] = {}
-    for prefix in ("query", "key"):
+def _read(path: str | Path) -> dict[str, np.ndarray]:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _assemble(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> DrawnMap:
+    forms = {form.__name__: form for form in FORMS}
+    sides: dict[str, Any] = {"query": None, "key": None}
+    for prefix in sides:
         given = {field: arrays.get(f"{prefix}_{field}") for field in Side._fields}
-        sides[f"{prefix}_side"] = None if given["weight"] is None else Side(**given)  # type: ignore[arg-type]
-    return sides
+        sides[prefix] = None if given["weight"] is None else Side(**given)
+    spec = _decode(header["spec"])
+    if not isinstance(spec, Spec) or not isinstance(sides["query"], Side):
+        raise ValueError("no spec, or no frequencies")
+    form, statics = forms[header["form"]], header["statics"]
+    fingerprint = arrays["fingerprint"]
+    return form(spec, sides["query"], sides["key"], fingerprint, **statics)
 
 
 def _encode(value: Any) -> Any:
@@ -104,13 +118,19 @@ def _encode(value: Any) -> Any:
     return value
 
 
-def _decode(value: Any, places: tuple[Any, ...]) -> Any:
+def _decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    name = value["class"]
-    found = [getattr(place, name) for place in places if name in place.__all__]
-    if not found:
-        raise ValueError(f"no record named {name!r}")
-    return found[0](**{key: _decode(inner, places) for key, inner in value["fields"].items()})
+    record = _records()[value["class"]]
+    return record(**{key: _decode(inner) for key, inner in value["fields"].items()})
 
 
+def _records() -> dict[str, type]:
+    """The classes of specs, kernels and projections, by name: nothing else is ever called."""
+    found: dict[str, type] = {}
+    waiting: list[type] = [Spec, Kernel, Projection]
+    while waiting:
+        record = waiting.pop()
+        found[record.__name__] = record
+        waiting += record.__subclasses__()
+    return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from rfx import _check
 from rfx._xp import Array, namespace
-from rfx.features._base import Side, Spec
+from rfx.features._base import Side, Spec, exp_times
 from rfx.features.forms import TrigonometricMap
 from rfx.kernels import ExponentialKernel, squared_distance
 
@@ -66,10 +66,7 @@ class Trigonometric(Spec):
 
     def __post_init__(self) -> None:
         multiple = 1 if self.offset else 2
-        _check.positive_int(
-            "num_features", self.num_features, multiple, "(a cosine and a sine a frequency)"
-        )
-        self._check_records()
+        self._check_fields(multiple, "(a cosine and a sine a frequency)")
 
     @property
     def positive(self) -> bool:
@@ -84,6 +81,10 @@ class Trigonometric(Spec):
         """Frequencies drawn, n."""
         return self.num_features // (1 if self.offset else 2)
 
+    @property
+    def log_constant(self) -> float:
+        return 0.5 * math.log(2.0 / self.num_features)
+
     def variance(self, x: Array, y: Array) -> Array:
         _check.points(x, y)
         xp = namespace(x)
@@ -93,8 +94,8 @@ class Trigonometric(Spec):
         single = 0.5 * rest * rest + (0.5 if self.offset else 0.0)
         coupled = self.projection.coupled_rows(self.num_frequencies, x.shape[-1])
         covariance = self.projection.trigonometric_covariance(delta, x.shape[-1])
-        row_terms = xp.exp(2.0 * kernel.log(x, y) + delta)
-        return row_terms * ((single + coupled * covariance) / self.num_frequencies)
+        variance = (single + coupled * covariance) / self.num_frequencies
+        return exp_times(2.0 * kernel.log(x, y) + delta, variance)
 
     def assemble(self, dim: int, rng: np.random.Generator, heads: int | None) -> TrigonometricMap:
         kernel = cast(ExponentialKernel, self.kernel)
@@ -107,6 +108,4 @@ class Trigonometric(Spec):
             bias=phase if self.offset else None,
             quadratic=np.full((*weight.shape[:-2], dim), -growth) if growth else None,
         )
-        per_column = 2.0 if self.offset else 1.0
-        constant = 0.5 * math.log(per_column / self.num_frequencies)
-        return TrigonometricMap(self, side, None, np.asarray(0.0), constant, not self.offset)
+        return TrigonometricMap(self, side, None, np.asarray(0.0), paired=not self.offset)

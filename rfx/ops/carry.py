@@ -78,7 +78,8 @@ def masked_keys(features: Any, key: Array, value: Array, mask: Array | None) -> 
     xp = namespace(key)
     value = xp.astype(value, features.query_side.weight.dtype, copy=False)
     if mask is None:
-        return Keys(*features.log_key(key), value, None)
+        log, feature = features.log_key(key)
+        return Keys(log, feature, value, None)
     key = xp.where(mask, key, xp.zeros_like(key))
     value = xp.where(mask, value, xp.zeros_like(value))
     log, feature = features.log_key(key)

@@ -1,0 +1,1 @@
+"""Benchmarks of rfx for asv: docs/benchmarks.md says what each row means."""
