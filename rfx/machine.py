@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 from rfx._xp import namespace_of_library
@@ -55,7 +56,9 @@ def _look(name: str, distributions: tuple[str, ...]) -> Library:
             continue
         try:
             xp = namespace_of_library(name)
-            devices = tuple(str(d) for d in xp.__array_namespace_info__().devices() if d)
+            with warnings.catch_warnings():  # torch tries each kind of device, some deprecated
+                warnings.simplefilter("ignore", UserWarning)
+                devices = tuple(str(d) for d in xp.__array_namespace_info__().devices() if d)
             return Library(name, found, devices, load(name))
         except Exception as error:  # a broken driver or install is what the caller wants to see
             return Library(name, found, problem=f"{type(error).__name__}: {error}")

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 import rfx
-
-
 from rfx.testing import ArrayLibrary, array_libraries
 
 LIBRARIES = array_libraries()

@@ -125,12 +125,10 @@ def test_exact_attention_of_a_library_is_exact(
     np.testing.assert_allclose(out[0], case.target, rtol=0, atol=1e-5 * abs(case.target).max())
 
 
-def test_error_of_a_map_stands_below_that_of_a_wrong_answer(attention: ModuleType) -> None:
+def test_errors_on_the_sample_are_those_of_estimates(attention: ModuleType) -> None:
     case = attention.Error()
     params = (0, "numpy", False, "favor+")
     case.setup(*params)
-    zeros = rfx.diagnostics.relative_error(np.zeros_like(case.target), case.target)
-    assert np.all(zeros == 1.0)
     assert 0.1 < case.track_uniform_error(*params) < 1.0
     assert 0.1 < case.track_error(*params) < 1.5
 

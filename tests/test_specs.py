@@ -157,7 +157,7 @@ def test_a_float32_map_serves_half_precision() -> None:
 def test_points_of_another_library_are_refused_with_the_fix(library: ArrayLibrary) -> None:
     phi = Positive(8).draw(8, seed=4, like=np.zeros(1, dtype=np.float32))
     x = library.convert(np.zeros((3, 8)), "float32")
-    message = rf"holds arrays of numpy on cpu, but `x` is an array of {library.library} .*; use "
+    message = rf"holds arrays of numpy, but `x` is an array of {library.library}; use "
     with pytest.raises(TypeError, match=message + r"features.to_like\(x\)"):
         phi.query(x)
     assert type(phi.to_like(x).query(x).log_scale) is type(x)

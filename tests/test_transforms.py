@@ -61,7 +61,7 @@ def test_torch_gradients_are_those_of_finite_differences(
 
     assert torch.autograd.gradcheck(call, (q, k, v, weight))
     if not masked:
-        assert torch.autograd.gradgradcheck(call, (q, k, v, weight))
+        assert torch.autograd.gradgradcheck(call, (q, k, v, weight), fast_mode=True)
 
 
 @FORMS
@@ -111,25 +111,28 @@ def test_gradients_of_masked_keys_and_values_are_zero_even_if_they_hold_nan(
     assert (t[2].grad[:, ~keep] == 0).all()
 
 
-@pytest.mark.parametrize("scale", [30.0, 300.0])
 @CAUSAL
-def test_gradients_stay_finite_at_large_norms(scale: float, is_causal: bool) -> None:
-    arrays = [a.astype(np.float32) for a in inputs(32, scale)]
-    leaves = [torch.asarray(a).requires_grad_() for a in arrays]
+def test_gradients_stay_finite_at_large_norms(is_causal: bool) -> None:
     options = {"is_causal": is_causal, "chunk_size": 16}
-    phi = draw("favor+", leaves[0].detach())
-    loss(rfx.linear_attention(*leaves, features=phi, **options)).backward()
-    assert all(torch.isfinite(a.grad).all() for a in leaves)
-    phi = draw("favor+", jnp.asarray(arrays[0]))
+    spec = rfx.features.Positive(num_features=16)
+    like = np.zeros(1, dtype=np.float32)
+    on_torch, on_jax = (spec.draw(4, seed=41, like=m.asarray(like)) for m in (torch, jnp))
 
-    def call(q, k, v):
-        return loss(rfx.linear_attention(q, k, v, features=phi, **options))
-
-    gradient = jax.grad(call, argnums=(0, 1, 2))
-    assert all(jnp.isfinite(g).all() for g in gradient(*map(jnp.asarray, arrays)))
     # Under vmap both branches of a steep chunk are computed, and their gradients selected.
-    batch = [jnp.asarray(a)[None] for a in arrays]
-    assert all(jnp.isfinite(g).all() for g in jax.vmap(gradient)(*batch))
+    @jax.jit
+    @jax.vmap
+    def gradient(q, k, v):
+        def call(*arrays):
+            return loss(rfx.linear_attention(*arrays, features=on_jax, **options))
+
+        return jax.grad(call, argnums=(0, 1, 2))(q, k, v)
+
+    for scale in (30.0, 300.0, 3000.0):
+        arrays = [a.astype(np.float32) for a in inputs(32, scale)]
+        leaves = [torch.asarray(a).requires_grad_() for a in arrays]
+        loss(rfx.linear_attention(*leaves, features=on_torch, **options)).backward()
+        assert all(torch.isfinite(a.grad).all() for a in leaves)
+        assert all(jnp.isfinite(g).all() for g in gradient(*map(jnp.asarray, arrays)))
 
 
 @FORMS
@@ -232,7 +235,7 @@ def test_the_backward_pass_of_jax_keeps_no_features() -> None:
 def test_the_backward_pass_of_torch_keeps_no_features(m: int) -> None:
     code = f"""
 import resource, torch, rfx
-length = {8_000_000 // m}
+length = {4_000_000 // m}
 x = [torch.randn(1, length, 16, requires_grad=True) for _ in range(3)]
 phi = rfx.features.Positive(num_features={m}).draw(16, seed=0, like=x[0])
 short = [a[:, :2048].detach().requires_grad_() for a in x]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -149,6 +150,11 @@ LIBRARIES: dict[str, tuple[type[Library], bool]] = {
 def start(name: str) -> Library:
     """Import a library on its device; NotImplementedError, asv's sign for a skip, without it."""
     kind, on_gpu = LIBRARIES[name]
+    try:
+        if on_gpu:  # asked first, since importing a framework to learn of no GPU takes seconds
+            ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise NotImplementedError(f"there is no CUDA driver: {error}") from error
     try:
         return kind(on_gpu)
     except ImportError as error:

@@ -29,46 +29,92 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 @partial(jax.jit, static_argnames="chunk_size")
 def bidirectional(
-    features: DrawnMap, query: Array, *args: Any, chunk_size: int
+    features: DrawnMap,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    carry: Carry,
+    *,
+    chunk_size: int,
 ) -> tuple[Array, Carry]:
     """The op `rfx.ops.bidirectional`."""
+    t = query.shape[-2]
+    chunk_size = min(chunk_size, max(t, key.shape[-2], 1))
+    keys = _whole(key, value, mask, after=-key.shape[-2] % chunk_size)
+    query = _pad(query, 0, -t % chunk_size)
+    run = partial(bidirectional_op.portable, chunk_size=chunk_size, driver=_DRIVER)
     with jax.default_matmul_precision("highest"):  # no TF32: logs are differences of large numbers
-        run = bidirectional_op.portable
-        return run(features, query, *args, chunk_size=chunk_size, driver=_DRIVER)
+        out, carry = run(features, query, *keys, carry)
+    return out[..., :t, :], carry
 
 
 @partial(jax.jit, static_argnames="chunk_size")
-def causal(features: DrawnMap, query: Array, *args: Any, chunk_size: int) -> tuple[Array, Carry]:
+def causal(
+    features: DrawnMap,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    carry: Carry,
+    *,
+    chunk_size: int,
+) -> tuple[Array, Carry]:
     """The op `rfx.ops.causal`."""
+    t, s = query.shape[-2], key.shape[-2]
+    chunk_size = min(chunk_size, max(t, 1))  # a decoding step is not padded
+    after = -t % chunk_size if t <= s else 0
+    before = -(s - t) % chunk_size if 0 < t < s else 0
+    keys = _whole(key, value, mask, before, after)
+    query = _pad(query, 0, after)
+    run = partial(causal_op.portable, chunk_size=chunk_size, driver=_DRIVER)
     with jax.default_matmul_precision("highest"):
-        run = causal_op.portable
-        return run(features, query, *args, chunk_size=chunk_size, driver=_DRIVER)
+        out, carry = run(features, query, *keys, carry)
+    return out[..., :t, :], carry
+
+
+def _whole(
+    key: Array, value: Array, mask: Array | None, before: int = 0, after: int = 0
+) -> tuple[Array, Array, Array | None]:
+    """Keys padded with masked ones, so that one compiled step serves all chunks."""
+    if before + after == 0:
+        return key, value, mask
+    if mask is None:
+        mask = jnp.ones((key.shape[-2], 1), dtype=bool)
+    return _pad(key, before, after), _pad(value, before, after), _pad(mask, before, after)
+
+
+def _pad(array: Array, before: int, after: int) -> Array:
+    """Lengthen the second last axis with zeros."""
+    return jnp.pad(array, [(0, 0)] * (array.ndim - 2) + [(before, after), (0, 0)])
 
 
 def _scan(
     step: Step, carry: Carry, arrays: Sequence[Array | None], length: int, chunk_size: int
 ) -> tuple[Carry, Array | None]:
-    """Full chunks under ``lax.scan``, and what remains as one shorter step."""
+    """Full chunks under ``lax.scan``; a shorter remainder, if any, as a step of its own."""
     step = jax.checkpoint(step)
     inputs = chunk_size * sum(a.shape[-1] for a in arrays if a is not None)
     chunks = length // chunk_size
-    group = 1
-    if math.prod(carry.numerator.shape[-2:]) > 2 * inputs:
-        group = max(1, math.isqrt(chunks))
+    large = math.prod(carry.numerator.shape[-2:]) > 2 * inputs
+    group = max(1, math.isqrt(chunks)) if large else 1
     outputs: list[Any] = []
-    if chunks // group:
-        stop = chunks // group * group * chunk_size
-        whole = tuple(None if a is None else _split(a[..., :stop, :], chunk_size) for a in arrays)
-        carry, out = _scan_groups(step, carry, whole, group)
-        outputs.append(None if out is None else _join(out))
-    for start in range(chunks // group * group * chunk_size, length, chunk_size):
-        end = min(start + chunk_size, length)
-        part = tuple(None if a is None else a[..., start:end, :] for a in arrays)
-        carry, out = step(carry, part)
+    grouped = chunks // group * group
+    for start, stop, size in ((0, grouped, group), (grouped, chunks, 1)):
+        if start < stop:
+            rows = slice(start * chunk_size, stop * chunk_size)
+            parts = tuple(
+                None if a is None else _split(a[..., rows, :], chunk_size) for a in arrays
+            )
+            carry, out = _scan_groups(step, carry, parts, size)
+            outputs.append(None if out is None else _join(out))
+    if chunks * chunk_size < length:
+        rest = slice(chunks * chunk_size, length)
+        carry, out = step(carry, tuple(None if a is None else a[..., rest, :] for a in arrays))
         outputs.append(out)
     if not outputs or outputs[0] is None:
         return carry, None
-    return carry, jnp.concatenate(outputs, axis=-2)
+    return carry, jnp.concatenate(outputs, axis=-2) if len(outputs) > 1 else outputs[0]
 
 
 def _scan_groups(step: Step, carry: Carry, chunks: Any, group: int) -> tuple[Carry, Any]:

@@ -130,7 +130,7 @@ def _gradient(
         return _run(skeleton, is_causal, chunk_size, mask, *inputs)
 
     inputs = (*arrays, query, key, value, numerator, denominator, log_scale)
-    _, pull = torch.func.vjp(run, *inputs)
+    pull = torch.func.vjp(run, *inputs)[1]
     return [a.contiguous() for a in pull(tuple(gradients))]
 
 

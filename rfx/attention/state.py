@@ -39,6 +39,10 @@ class State:
     length: Array
     fingerprint: Array
 
+    def __repr__(self) -> str:
+        shape = getattr(self.numerator, "shape", "")
+        return f"<State of {library(self.numerator)} arrays, numerator {tuple(shape)}>"
+
 
 def merge(first: State, second: State) -> State:
     """The state of two sets of keys together.

@@ -1,8 +1,8 @@
 """The units of dispatch. Each op has one portable body; backends register other ones."""
 
 from rfx.ops.bidirectional import bidirectional
-from rfx.ops.carry import Carry
+from rfx.ops.carry import Carry, empty
 from rfx.ops.causal import causal
-from rfx.ops.driver import Driver
+from rfx.ops.driver import EAGER, Driver, branch, scan
 
-__all__ = ["Carry", "Driver", "bidirectional", "causal"]
+__all__ = ["EAGER", "Carry", "Driver", "bidirectional", "branch", "causal", "empty", "scan"]

@@ -1,9 +1,10 @@
 """A causal chunk whose keys' logs rise steeply, computed block by block, each at its own scale.
 
 The chunk's triangle of pairs is cut into squares: the keys of the first half against the queries of
-the second, the same inside each half, and so on down to a query and its own key. All keys of a
-square are visible to all its queries, so the maximum over those keys is a scale that hides nothing.
-The parts of a query, the carry among them, are added in log space.
+the second, the same inside each half, and so on. All keys of a square are visible to all its
+queries, so the maximum over those keys is a scale that hides nothing. In the small triangles that
+remain, each pair has its own logs. The parts of a query, the carry among them, are added in log
+space.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from rfx.ops.bidirectional import divide, read
 from rfx.ops.carry import Carry, Keys, empty_log
 
 __all__ = ["halved"]
+
+_TRIANGLE = 16
 
 
 class Part(NamedTuple):
@@ -48,8 +51,8 @@ def halved(carry: Carry, log: Array, feature: Array | None, keys: Keys) -> Array
     key_log = _pad(keys.log, size, low)[..., None, :, :]
     key_feature = None if keys.feature is None else whole(keys.feature)
     value = whole(keys.value)
-    parts = [_own_key(log, feature, key_log, key_feature, value, low)]
-    half = 1
+    half = min(_TRIANGLE, size)
+    parts = [_triangles(half, log, feature, key_log, key_feature, value, low)]
     while half < size:
         parts.append(_squares(half, log, feature, key_log, key_feature, value, low))
         half *= 2
@@ -61,7 +64,8 @@ def halved(carry: Carry, log: Array, feature: Array | None, keys: Keys) -> Array
     return _average([past, *flat])
 
 
-def _own_key(
+def _triangles(
+    size: int,
     log: Array,
     feature: Array | None,
     key_log: Array,
@@ -69,15 +73,27 @@ def _own_key(
     value: Array,
     low: float,
 ) -> Part:
-    """The diagonal: each query and its own key."""
+    """The triangles on the diagonal, pair by pair: memory is size times that of the features."""
     xp = namespace(log)
-    both = log + key_log
-    log_scale = constant(xp.max(both, axis=-1, keepdims=True))
-    weight = _nonzero(exp_nonpositive(both - log_scale), key_log, low)
+
+    def blocks(array: Array) -> Array:
+        shape = (*array.shape[:-2], array.shape[-2] // size, size, array.shape[-1])
+        return xp.reshape(array, shape)
+
+    key_log = blocks(key_log)[..., None, :, :]
+    triangle = xp.tril(full(log, (size, size), 1.0, log.dtype))[..., None] > 0.0
+    seen = xp.logical_and(triangle, key_log > low)
+    both = blocks(log)[..., :, None, :] + key_log  # (..., blocks, size, size, m)
+    both = xp.where(seen, both, xp.full_like(both, low))
+    log_scale = constant(xp.max(both, axis=(-2, -1)))[..., None]
+    weight = exp_nonpositive(both - log_scale[..., None])
+    weight = xp.where(seen, weight, xp.zeros_like(weight))
     if feature is not None:
-        weight = weight * feature * key_feature
-    denominator = xp.sum(weight, axis=-1, keepdims=True)
-    return Part(denominator * value, denominator, log_scale)
+        weight = weight * blocks(feature)[..., :, None, :] * blocks(key_feature)[..., None, :, :]
+    pairs = xp.sum(weight, axis=-1)
+    numerator = xp.matmul(pairs, blocks(value))
+    part = (numerator, xp.sum(pairs, axis=-1, keepdims=True), log_scale)
+    return Part(*(xp.reshape(a, (*log.shape[:-1], a.shape[-1])) for a in part))
 
 
 def _squares(
