@@ -1,18 +1,21 @@
 """The loop over chunks as one operator, for torch.compile: traced, it would unroll every chunk.
 
-The operator takes the arrays of a map and a number that stands for the rest of it, found while
-compiling. Its gradient is another operator, which runs the loop again under torch.func.vjp.
+The operator takes its tensors as one list: the arrays of a map, then query, key, value and the
+carry. A number stands for the rest of the map, found while compiling. The gradient is another
+operator, which runs the loop again with autograd.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rfx.features import DrawnMap, Side
-from rfx.ops.carry import Carry
+from rfx.ops import Carry
 from rfx_torch.stream import stream
 
 __all__ = ["attention"]
@@ -35,8 +38,8 @@ def attention(
     arrays = features.arrays()
     statics = tuple(features.statics().items())
     skeleton = _skeleton(type(features), features.spec, statics, tuple(arrays))
-    options = (skeleton, is_causal, chunk_size)
-    out, *rest = _forward(list(arrays.values()), query, key, value, mask, *carry, *options)
+    tensors = [*arrays.values(), query, key, value, *carry]
+    out, *rest = _forward(tensors, mask, skeleton, is_causal, chunk_size)
     return out, Carry(*rest)
 
 
@@ -45,25 +48,23 @@ def _skeleton(
     form: type[DrawnMap], spec: Any, statics: tuple[tuple[str, Any], ...], names: tuple[str, ...]
 ) -> int:
     """The number of a map that is this one with other arrays."""
-    empty = torch.empty(0)
-    sides = [
-        Side(**{f: empty if f"{p}_{f}" in names else None for f in Side._fields})
-        for p in ("query", "key")
-    ]
-    key_side = None if sides[1].weight is None else sides[1]
-    record = form(spec, sides[0], key_side, empty, **dict(statics))
     for number, known in enumerate(_skeletons):
         if type(known) is form and known.spec == spec and tuple(known.arrays()) == names:
             return number
-    _skeletons.append(record)
+    empty = torch.empty(0)
+    sides = [
+        Side(**{f: empty if f"{prefix}_{f}" in names else None for f in Side._fields})
+        for prefix in ("query", "key")
+    ]
+    key_side = None if sides[1].weight is None else sides[1]
+    _skeletons.append(form(spec, sides[0], key_side, empty, **dict(statics)))
     return len(_skeletons) - 1
 
 
 def _run(
-    skeleton: int, is_causal: bool, chunk_size: int, mask: Tensor | None, *inputs: Tensor
-) -> Any:
-    """The loop, as a function of tensors: the map's arrays, then query, key, value and carry."""
-    *arrays, query, key, value, numerator, denominator, log_scale = inputs
+    tensors: list[Tensor], mask: Tensor | None, skeleton: int, is_causal: bool, chunk_size: int
+) -> tuple[Tensor, ...]:
+    *arrays, query, key, value, numerator, denominator, log_scale = tensors
     record = _skeletons[skeleton]
     features = record.with_arrays(dict(zip(record.arrays(), arrays, strict=True)))
     carry = Carry(numerator, denominator, log_scale)
@@ -74,96 +75,80 @@ def _run(
 
 @torch.library.custom_op("rfx::attention", mutates_args=())
 def _forward(
-    arrays: list[Tensor],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    numerator: Tensor,
-    denominator: Tensor,
-    log_scale: Tensor,
-    skeleton: int,
-    is_causal: bool,
-    chunk_size: int,
+    tensors: list[Tensor], mask: Tensor | None, skeleton: int, is_causal: bool, chunk_size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs = (*arrays, query, key, value, numerator, denominator, log_scale)
-    outputs = _run(skeleton, is_causal, chunk_size, mask, *inputs)
-    given = {id(a) for a in inputs}  # an operator's outputs are never its inputs
-    return tuple(a.clone() if id(a) in given else a.contiguous() for a in outputs)
+    outputs = _run(tensors, mask, skeleton, is_causal, chunk_size)
+    given = {id(a) for a in tensors}  # an operator's outputs are never its inputs
+    out, *carry = (a.clone() if id(a) in given else a.contiguous() for a in outputs)
+    return out, carry[0], carry[1], carry[2]
 
 
 @_forward.register_fake
 def _(
-    arrays: list[Tensor],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    numerator: Tensor,
-    denominator: Tensor,
-    log_scale: Tensor,
-    skeleton: int,
-    is_causal: bool,
-    chunk_size: int,
+    tensors: list[Tensor], mask: Tensor | None, skeleton: int, is_causal: bool, chunk_size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out = numerator.new_empty((*query.shape[:-1], value.shape[-1]))
-    like = torch.empty_like
-    return out, like(numerator), like(denominator), like(log_scale)
+    query, _, value, *carry = tensors[-6:]
+    out = carry[0].new_empty((*query.shape[:-1], value.shape[-1]))
+    numerator, denominator, log_scale = (_like(a) for a in carry)
+    return out, numerator, denominator, log_scale
 
 
 @torch.library.custom_op("rfx::attention_gradient", mutates_args=())
 def _gradient(
-    arrays: list[Tensor],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    tensors: list[Tensor],
     mask: Tensor | None,
-    numerator: Tensor,
-    denominator: Tensor,
-    log_scale: Tensor,
     gradients: list[Tensor],
     skeleton: int,
     is_causal: bool,
     chunk_size: int,
 ) -> list[Tensor]:
-    def run(*inputs: Tensor) -> Any:
-        return _run(skeleton, is_causal, chunk_size, mask, *inputs)
+    def differentiate() -> list[Tensor]:
+        with torch.enable_grad():
+            leaves = [a.detach().requires_grad_() for a in tensors]
+            outputs = _run(leaves, mask, skeleton, is_causal, chunk_size)
+            found = torch.autograd.grad(outputs, leaves, gradients, materialize_grads=True)
+        return [a.contiguous() for a in found]
 
-    inputs = (*arrays, query, key, value, numerator, denominator, log_scale)
-    pull = torch.func.vjp(run, *inputs)[1]
-    return [a.contiguous() for a in pull(tuple(gradients))]
+    return _in_another_thread(differentiate, gradients[0].device)
+
+
+def _in_another_thread(function: Callable[[], list[Tensor]], device: torch.device) -> list[Tensor]:
+    """Inside an operator autograd is off for this thread, whatever the mode; not for a new one."""
+    current = torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+    def on_this_stream() -> list[Tensor]:
+        with torch.cuda.stream(current):  # does nothing for None
+            return function()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(on_this_stream).result()
 
 
 @_gradient.register_fake
 def _(
-    arrays: list[Tensor],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    tensors: list[Tensor],
     mask: Tensor | None,
-    numerator: Tensor,
-    denominator: Tensor,
-    log_scale: Tensor,
     gradients: list[Tensor],
     skeleton: int,
     is_causal: bool,
     chunk_size: int,
 ) -> list[Tensor]:
-    inputs = (*arrays, query, key, value, numerator, denominator, log_scale)
-    return [torch.empty_like(a, memory_format=torch.contiguous_format) for a in inputs]
+    return [_like(a) for a in tensors]
+
+
+def _like(array: Tensor) -> Tensor:
+    return torch.empty_like(array, memory_format=torch.contiguous_format)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    arrays, query, key, value, mask, numerator, denominator, log_scale, *options = inputs
-    ctx.count, ctx.options = len(arrays), options
-    ctx.save_for_backward(*arrays, query, key, value, mask, numerator, denominator, log_scale)
+    tensors, mask, *ctx.options = inputs
+    ctx.save_for_backward(*tensors, mask)
 
 
 def _backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-    saved, count = ctx.saved_tensors, ctx.count
-    found = _gradient(list(saved[:count]), *saved[count:], list(gradients), *ctx.options)
-    query, key, value, *carry = found[count:]
-    return found[:count], query, key, value, None, *carry, None, None, None
+    *tensors, mask = ctx.saved_tensors
+    found = _gradient(tensors, mask, list(gradients), *ctx.options)
+    return found, None, None, None, None
 
 
 _forward.register_autograd(_backward, setup_context=_keep)

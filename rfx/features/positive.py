@@ -54,9 +54,9 @@ class Positive(Spec):
     >>> x = np.asarray([[0.5, -0.5, 0.2, 0.1]])
     >>> phi = rfx.features.Positive(num_features=64).draw(4, seed=0, like=x)
     >>> rfx.gram(x, -x, features=phi).round(6)  # no variance here: the exact value
-    array([[0.75957]])
+    array([[0.759572]])
     >>> phi.kernel(x, -x).round(6)
-    array([[0.75957]])
+    array([[0.759572]])
     """
 
     hyperbolic: bool = False

@@ -17,7 +17,7 @@ from rfx.ops.carry import Carry, Keys, empty_log
 
 __all__ = ["halved"]
 
-_TRIANGLE = 16
+_TRIANGLE = 8
 
 
 class Part(NamedTuple):
@@ -82,7 +82,7 @@ def _triangles(
 
     key_log = blocks(key_log)[..., None, :, :]
     triangle = xp.tril(full(log, (size, size), 1.0, log.dtype))[..., None] > 0.0
-    seen = xp.logical_and(triangle, key_log > low)
+    seen = xp.logical_and(triangle, xp.logical_not(key_log <= low))  # NaN is seen
     both = blocks(log)[..., :, None, :] + key_log  # (..., blocks, size, size, m)
     both = xp.where(seen, both, xp.full_like(both, low))
     log_scale = constant(xp.max(both, axis=(-2, -1)))[..., None]
