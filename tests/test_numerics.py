@@ -47,17 +47,17 @@ def test_large_norms_in_float32_stay_finite_and_agree(
         assert_agrees(out, want, scale=rounding / (16 * 2.0**-23), size=float(np.abs(v).max()))
 
 
-@pytest.mark.parametrize("name", ["favor+"])
 @CAUSAL
-def test_opposite_queries_and_keys_of_norm_60_agree(
-    lib: ArrayLibrary, name: str, is_causal: bool, rng: np.random.Generator
+@pytest.mark.parametrize(("dtype", "norm"), [("float32", 60.0), ("float64", 600.0)])
+def test_opposite_queries_and_keys_agree(
+    lib: ArrayLibrary, is_causal: bool, dtype: str, norm: float, rng: np.random.Generator
 ) -> None:
     """One shift for all features underflows here: the error would be of the size of the values."""
-    if "float64" not in lib.dtypes:
-        pytest.skip(f"{lib} holds no float64 by default")
-    k = 60.0 * unit_rows(rng, 2, 63, 8)
-    q, v = -k[:, ::-1], rng.standard_normal((2, 63, 3))
-    phi = draw(name, 8, lib.convert(q))
+    if dtype not in lib.dtypes:
+        pytest.skip(f"{lib} holds no {dtype} by default")
+    k = (norm * unit_rows(rng, 2, 63, 8)).astype(dtype)
+    q, v = -k[:, ::-1], rng.standard_normal((2, 63, 3)).astype(dtype)
+    phi = draw("favor+", 8, lib.convert(q))
     call = {"features": phi, "is_causal": is_causal}
     out = rfx.linear_attention(*map(lib.convert, (q, k, v)), chunk_size=16, **call)
     want = reference.linear_attention(q, k, v, **call)
