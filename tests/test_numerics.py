@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -268,3 +270,30 @@ def test_queries_with_nothing_to_see_give_zeros(lib: ArrayLibrary, name: str, rn
     none = rfx.linear_attention(q, k[:, :0, :], v[:, :0, :], features=phi)
     assert (to_numpy(none) == 0).all()
     assert tuple(rfx.linear_attention(q[:, :0, :], k, v, features=phi).shape) == (2, 0, 4)
+
+
+def peak_memory(call) -> int:
+    """Bytes that NumPy allocates at most while ``call`` runs."""
+    call()
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@NAMES
+@CAUSAL
+def test_features_of_the_whole_sequence_are_never_held(name: str, is_causal: bool) -> None:
+    length, m = 16_384, 256
+    x = np.random.default_rng(80).standard_normal((1, length, 8)).astype(np.float32)
+    phi = draw(name, 8, x, m=m)
+    options = {"features": phi, "is_causal": is_causal}
+    peak = peak_memory(lambda: rfx.linear_attention(x, x, x, **options))
+    assert peak < 0.3 * length * m * 4
+
+
+def test_kernel_attention_never_holds_all_pairs() -> None:
+    length = 4096
+    x = np.random.default_rng(81).standard_normal((1, length, 8)).astype(np.float32)
+    assert peak_memory(lambda: rfx.kernel_attention(x, x, x)) < 0.3 * length**2 * 4
