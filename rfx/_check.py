@@ -41,15 +41,31 @@ def array(name: str, value: Array) -> None:
             f"`{name}` must be an array that speaks the array API standard, got "
             f"{type(value).__name__}; convert it first, for example with numpy.asarray"
         )
-    if library(value) == "numpy" and hasattr(value, "mask"):
-        raise TypeError(
-            f"`{name}` is a numpy masked array, whose mask would be ignored; "
-            "fill it and pass the mask as `mask`"
-        )
+    _plain_numpy(name, value)
     if not is_real_floating(value):
         raise TypeError(
             f"`{name}` must hold real floating numbers, got dtype {value.dtype}; "
             "convert it with astype(float32)"
+        )
+
+
+def _plain_numpy(name: str, value: Array) -> None:
+    """Refuse NumPy arrays that are not what they seem."""
+    if library(value) != "numpy":
+        return
+    if hasattr(value, "mask"):
+        raise TypeError(
+            f"`{name}` is a numpy masked array, whose mask would be ignored; "
+            "fill it and pass the mask as `mask`"
+        )
+    if hasattr(value, "A1"):
+        raise TypeError(
+            f"`{name}` is a numpy.matrix, which keeps two axes; convert it with numpy.asarray"
+        )
+    if value.dtype.kind == "f" and (not value.dtype.isnative or value.dtype.itemsize > 8):
+        raise TypeError(
+            f"`{name}` must hold native float16, float32 or float64, got dtype {value.dtype.str}; "
+            "convert it with astype(numpy.float64)"
         )
 
 
@@ -153,6 +169,7 @@ def mask(mask: Array | None, key: Array) -> None:
         raise TypeError(
             f"`mask` must be a bool array, got {type(mask).__name__}; convert it to an array"
         )
+    _plain_numpy("mask", mask)
     together("key", key, "mask", mask)
     if mask.dtype != namespace(key).bool:
         raise TypeError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -148,6 +149,19 @@ def constant(array: Array) -> Array:
     if name == "jax":
         return sys.modules["jax"].lax.stop_gradient(array)
     return array
+
+
+def full_precision(array: Array) -> Any:
+    """A context in which matrix products keep the precision of their dtype.
+
+    Without it torch.autocast would make them half precision, and JAX may use TF32 on a GPU.
+    """
+    name = library(array)
+    if name == "torch":
+        return sys.modules["torch"].autocast(array.device.type, enabled=False)
+    if name == "jax":
+        return sys.modules["jax"].default_matmul_precision("highest")
+    return nullcontext()
 
 
 def truth(flag: Array) -> bool | None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from rfx._xp import device_kind, library
+from rfx._xp import device_kind, full_precision, library
 
 __all__ = ["Explanation", "FastPath", "Op", "explain", "load", "op", "options", "planned"]
 
@@ -97,7 +97,8 @@ class Op:
 
     def __call__(self, *args: Any, implementation: str | None = None, **kwargs: Any) -> Any:
         chosen, _ = self.choose(*args, implementation=implementation, **kwargs)
-        return chosen(*args, **kwargs)
+        with full_precision(args[1]):
+            return chosen(*args, **kwargs)
 
     def choose(
         self, *args: Any, implementation: str | None = None, **kwargs: Any
@@ -141,6 +142,7 @@ def planned(plan: Callable[..., Any]) -> Callable[[Function], Function]:
     """
 
     def attach(function: Function) -> Function:
+        plan.__name__ = plan.__qualname__ = function.__name__  # what errors call it
         setattr(function, "plan", plan)  # noqa: B010, mypy knows no attributes of functions
         return function
 
@@ -198,7 +200,7 @@ def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
     Parameters
     ----------
     function : callable
-        A public function of rfx, such as ``rfx.linear_attention``.
+        ``rfx.linear_attention``, ``rfx.kernel_attention`` or ``rfx.gram``.
     *args, **kwargs
         What it would be called with; checked as the call would check them.
 
@@ -210,7 +212,7 @@ def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
     Raises
     ------
     TypeError
-        If ``function`` is no function of rfx that computes on arrays.
+        If ``function`` is another one.
 
     Examples
     --------
@@ -224,8 +226,8 @@ def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
     plan = getattr(function, "plan", None)
     if plan is None:
         raise TypeError(
-            f"`function` must be a function of rfx that computes on arrays, got {function!r}; "
-            "pass for example rfx.linear_attention"
+            "`function` must be rfx.linear_attention, rfx.kernel_attention or rfx.gram, "
+            f"got {function!r}"
         )
     used, call_args, call_kwargs = plan(*args, **kwargs)
     name = getattr(function, "__name__", str(function))

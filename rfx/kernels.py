@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rfx import _check
-from rfx._xp import Array, namespace, working_dtype
+from rfx._xp import Array, full_precision, namespace, working_dtype
 
 __all__ = ["ExponentialKernel", "Gaussian", "Kernel", "Softmax", "squared_distance"]
 
@@ -43,12 +43,14 @@ class Kernel(ABC):
         """
         _check.points(x, y)
         xp = namespace(x)
-        return xp.astype(xp.exp(self._log(x, y)), x.dtype)
+        with full_precision(x):
+            return xp.astype(xp.exp(self._log(x, y)), x.dtype)
 
     def log(self, x: Array, y: Array) -> Array:
         """Log of the Gram matrix, in the working dtype (float64 for float64, else float32)."""
         _check.points(x, y)
-        return self._log(x, y)
+        with full_precision(x):
+            return self._log(x, y)
 
     @abstractmethod
     def _log(self, x: Array, y: Array) -> Array: ...

@@ -96,6 +96,38 @@ def test_a_masked_numpy_array_is_refused() -> None:
     refused(TypeError, "mask would be ignored", q, np.ma.masked_array(k), v, features=phi)
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_numpy_arrays_that_are_not_what_they_seem_are_refused() -> None:
+    q, k, v = arrays((6, 4), (6, 4), (6, 4))
+    phi = SPEC.draw(4, seed=0, like=q)
+    refused(TypeError, "is a numpy.matrix", np.matrix(q), k, v, features=phi)
+    foreign = "native float16, float32 or float64, got dtype"
+    for dtype in (">f4", np.longdouble):
+        refused(TypeError, foreign, q, k, v.astype(dtype), features=phi)
+    mask = np.ma.masked_array(np.ones(6, dtype=bool))
+    refused(TypeError, "`mask` is a numpy masked array", q, k, v, features=phi, mask=mask)
+
+
+def test_unknown_and_wrong_options_are_refused(lib: ArrayLibrary) -> None:
+    q, k, v, phi = problem(lib)
+    message = "`implementation` must be a string, got 5"
+    refused(TypeError, message, q, k, v, features=phi, implementation=5)
+    refused(TypeError, r"^linear_attention\(\) got an unexpected", q, k, v, features=phi, foo=1)
+
+
+def test_a_state_of_another_dtype_is_refused(lib: ArrayLibrary) -> None:
+    if "float64" not in lib.dtypes:
+        pytest.skip(f"{lib} holds no float64 by default")
+    q, k, v, phi = problem(lib)
+    _, state = rfx.linear_attention(q, k, v, features=phi, return_state=True)
+    wide = [lib.convert(np.zeros((3, 2, 6, 4))) for _ in range(3)]
+    other = SPEC.draw(4, seed=0, like=wide[0])
+    refused(TypeError, "must have dtype .*float64", *wide, features=other, initial_state=state)
+    _, second = rfx.linear_attention(*wide, features=other, return_state=True)
+    with pytest.raises(TypeError, match="`second` must have dtype"):
+        rfx.merge(state, second)
+
+
 def test_query_and_key_must_share_a_dtype(lib: ArrayLibrary) -> None:
     q, _, v, phi = problem(lib)
     narrow = lib.convert(np.zeros((3, 2, 6, 4)), lib.dtypes[-1])

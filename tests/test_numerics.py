@@ -272,6 +272,18 @@ def test_queries_with_nothing_to_see_give_zeros(lib: ArrayLibrary, name: str, rn
     assert tuple(rfx.linear_attention(q[:, :0, :], k, v, features=phi).shape) == (2, 0, 4)
 
 
+@CAUSAL
+@pytest.mark.parametrize("shape", [(0, 5, 4), (2, 0, 5, 4), (0, 2, 5, 4), (3, 5, 0)])
+def test_axes_of_size_zero_give_empty_outputs(
+    lib: ArrayLibrary, is_causal: bool, shape: tuple[int, ...]
+) -> None:
+    points = lib.convert(np.zeros((*shape[:-1], 4), dtype=np.float32))
+    value = lib.convert(np.zeros(shape, dtype=np.float32))
+    phi = draw("favor+", 4, points)
+    out = rfx.linear_attention(points, points, value, features=phi, is_causal=is_causal)
+    assert tuple(out.shape) == shape
+
+
 def peak_memory(call) -> int:
     """Bytes that NumPy allocates at most while ``call`` runs."""
     call()

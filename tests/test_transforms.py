@@ -330,9 +330,31 @@ def test_a_feature_module_moves_and_is_saved_with_its_model() -> None:
 
 
 def test_autocast_changes_nothing() -> None:
-    q, k, v = (torch.asarray(a, dtype=torch.float32) for a in inputs(40))
+    q, k, v = (4 * torch.asarray(a, dtype=torch.float32) for a in inputs(40))
     phi = draw("favor+", q)
-    want = rfx.linear_attention(q, k, v, features=phi, is_causal=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = rfx.linear_attention(q, k, v, features=phi, is_causal=True)
-    torch.testing.assert_close(got, want, rtol=0, atol=0)
+    calls = {
+        "fast": lambda: rfx.linear_attention(q, k, v, features=phi, is_causal=True),
+        "portable": lambda: rfx.linear_attention(q, k, v, features=phi, implementation="portable"),
+        "exact": lambda: rfx.kernel_attention(q, k, v),
+        "gram": lambda: rfx.gram(q, k, features=phi),
+        "kernel": lambda: phi.kernel(q, k),
+        "features": lambda: phi.query(q).log_scale,
+    }
+    for call in calls.values():
+        want = call()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = call()
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@COMPILER
+def test_torch_func_goes_through_inside_a_compiled_function() -> None:
+    q, k, v = (torch.asarray(a, dtype=torch.float32) for a in inputs(20))
+    phi = rfx.features.Positive(num_features=8).draw(4, seed=43, like=q)
+
+    def call(q, k, v):
+        return rfx.linear_attention(q, k, v, features=phi, is_causal=True, chunk_size=10)
+
+    for function in (torch.func.vmap(call), torch.func.grad(lambda *a: loss(call(*a)))):
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        assert_agrees(compiled(q, k, v), to_numpy(function(q, k, v)), scale=256.0)

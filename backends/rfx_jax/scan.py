@@ -120,26 +120,27 @@ def _scan(
 def _scan_groups(step: Step, carry: Carry, chunks: Any, group: int) -> tuple[Carry, Any]:
     if group == 1:
         return lax.scan(step, carry, chunks)
-    grouped = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), chunks)
+    grouped = jax.tree.map(lambda a: a.reshape(len(a) // group, group, *a.shape[1:]), chunks)
 
     @jax.checkpoint
     def outer(carry: Carry, part: Any) -> tuple[Carry, Any]:
         return lax.scan(step, carry, part)
 
     carry, out = lax.scan(outer, carry, grouped)
-    return carry, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
+    return carry, jax.tree.map(lambda a: a.reshape(a.shape[0] * group, *a.shape[2:]), out)
 
 
 def _split(array: Array, size: int) -> Array:
     """(..., n size, d) -> (n, ..., size, d)."""
-    split = array.reshape(*array.shape[:-2], -1, size, array.shape[-1])
+    split = array.reshape(*array.shape[:-2], array.shape[-2] // size, size, array.shape[-1])
     return jnp.moveaxis(split, -3, 0)
 
 
 def _join(chunks: Array) -> Array:
     """(n, ..., size, e) -> (..., n size, e)."""
     joined = jnp.moveaxis(chunks, 0, -3)
-    return joined.reshape(*joined.shape[:-3], -1, joined.shape[-1])
+    *batch, count, size, columns = joined.shape
+    return joined.reshape(*batch, count * size, columns)
 
 
 def _branch(flag: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:

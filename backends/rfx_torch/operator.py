@@ -69,7 +69,8 @@ def _run(
     features = record.with_arrays(dict(zip(record.arrays(), arrays, strict=True)))
     carry = Carry(numerator, denominator, log_scale)
     args = (features, query, key, value, mask, carry)
-    out, after = stream(is_causal, *args, chunk_size=chunk_size)
+    with torch.autocast(query.device.type, enabled=False):
+        out, after = stream(is_causal, *args, chunk_size=chunk_size)
     return out, *after
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -38,9 +38,9 @@ def stream(
     """The op `causal` or `bidirectional`."""
     run = partial((causal if is_causal else bidirectional).portable, features, query, key, value)
     run = partial(run, mask, carry, chunk_size=chunk_size)
-    with _full_precision(query.device):
-        if query.device.type == "cpu":
-            return run(driver=STREAM)
+    if query.device.type == "cpu":
+        return run(driver=STREAM)
+    with _no_tf32():
         return _without_waiting(run)
 
 
@@ -66,15 +66,14 @@ def _without_waiting(run: Callable[..., Any]) -> Any:
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Neither autocast nor TF32: the log of a feature is a difference of large numbers."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        if device.type == "cuda":
-            before = torch.backends.cuda.matmul.allow_tf32
-            torch.backends.cuda.matmul.allow_tf32 = False
-            stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", before)
+def _no_tf32() -> Iterator[None]:
+    """The log of a feature is a difference of large numbers."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
         yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _scan(

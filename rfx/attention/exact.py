@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from rfx import _check
-from rfx._xp import Array, constant, exp_nonpositive, full, namespace, working_dtype
+from rfx._xp import (
+    Array,
+    constant,
+    exp_nonpositive,
+    full,
+    full_precision,
+    namespace,
+    working_dtype,
+)
 from rfx.dispatch import planned
 from rfx.kernels import Kernel, Softmax
 from rfx.ops.bidirectional import divide
@@ -84,6 +92,11 @@ def kernel_attention(
     TypeError, ValueError
         As `rfx.linear_attention`.
 
+    Notes
+    -----
+    NaN in a key touches the rows that may see it; in a value, if causal, no more than its own block
+    of 512 rows besides.
+
     Examples
     --------
     >>> import numpy as np, rfx
@@ -149,8 +162,9 @@ def _add_block(
     if seen is not None:
         weight = xp.where(seen, weight, xp.zeros_like(weight))
     kept = exp_nonpositive(sums.log_scale - top)
-    values = fold_heads(weight, heads)
-    numerator = unfold_heads(xp.matmul(values, xp.astype(value, dtype, copy=False)), query)
+    value = xp.astype(value, dtype, copy=False)
+    with full_precision(query):
+        numerator = unfold_heads(xp.matmul(fold_heads(weight, heads), value), query)
     return _Sums(
         sums.numerator * kept + numerator,
         sums.denominator * kept + xp.sum(weight, axis=-1, keepdims=True),

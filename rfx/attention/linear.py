@@ -42,6 +42,11 @@ def _plan(
             f"causal attention needs at least as many keys as queries, got t={query.shape[-2]} and "
             f"s={key.shape[-2]}; pass the earlier keys too, or an initial_state"
         )
+    if not isinstance(implementation, str | None):
+        raise TypeError(
+            f"`implementation` must be a string, got {implementation!r}; pass 'portable' or the "
+            "name of a fast path"
+        )
     if chunk_size is not None:
         _check.positive_int("chunk_size", chunk_size)
     carry = empty(features, key, value) if initial_state is None else to_carry(initial_state)
@@ -91,7 +96,8 @@ def linear_attention(
         True for keys to keep; shape (s,), or ``key.shape[:-1]`` with 1 for shared axes. A masked
         key is absent, whatever it and its value hold. A query with no key gives zeros.
     initial_state : State, optional
-        Of the same map: keys seen before, which every query sees. It is not written to.
+        Of the same map: keys seen before, which every query sees. It is not written to. While a
+        compiler traces, the map's fingerprint has no value and is not compared.
     return_state : bool
         Return the state with the new keys too.
     chunk_size : int, optional

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfx import _check
-from rfx._xp import Array, full, library, namespace, truth
+from rfx._xp import Array, DType, full, library, namespace, truth
 from rfx.features import DrawnMap
 from rfx.ops import carry as carries
 from rfx.ops.carry import Carry
@@ -30,7 +30,8 @@ class State:
     length : Array, 0-d int32
         Positions seen, masked ones included.
     fingerprint : Array, 0-d
-        Of the map; a state serves no other.
+        Of the draw of the map; a state serves no other. It is compared where it has a value, that
+        is outside of ``jax.jit`` and ``torch.compile``.
     """
 
     numerator: Array
@@ -64,7 +65,7 @@ def merge(first: State, second: State) -> State:
     TypeError
         If an argument is no `State`, or the two are of different libraries.
     ValueError
-        If they are of different maps or shapes.
+        If they are of different shapes, or, outside of ``jax.jit``, of different maps.
 
     Examples
     --------
@@ -85,6 +86,7 @@ def merge(first: State, second: State) -> State:
             f"`first` and `second` must have the same shape, got {tuple(first.numerator.shape)} "
             f"and {tuple(second.numerator.shape)}; merge states of the same heads and map"
         )
+    check_dtype("second", second, first.numerator.dtype)
     check_same_map("second", second.fingerprint, first.fingerprint)
     both = carries.merge(to_carry(first), to_carry(second))
     return _record(both, first.length + second.length, first.fingerprint)
@@ -123,6 +125,15 @@ def check_kind(name: str, state: Any) -> None:
         )
 
 
+def check_dtype(name: str, state: State, dtype: DType) -> None:
+    """Refuse a state of another working dtype."""
+    if state.numerator.dtype != dtype:
+        raise TypeError(
+            f"`{name}` must have dtype {dtype}, got {state.numerator.dtype}; "
+            "make both with the same map"
+        )
+
+
 def check_same_map(name: str, mine: Array, wanted: Array) -> None:
     """Refuse a state of another map, where both fingerprints have values."""
     if mine is wanted:
@@ -138,6 +149,8 @@ def check_same_map(name: str, mine: Array, wanted: Array) -> None:
 def check_initial(state: Any, features: DrawnMap, key: Array, value: Array) -> None:
     """Refuse an initial state that does not fit a call."""
     check_kind("initial_state", state)
+    _check.together("key", key, "initial_state", state.numerator)
+    check_dtype("initial_state", state, features.query_side.weight.dtype)
     check_same_map("initial_state", state.fingerprint, features.fingerprint)
     wanted = (*key.shape[:-2], features.num_features, value.shape[-1])
     if tuple(state.numerator.shape) != wanted:

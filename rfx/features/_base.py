@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from rfx import _check
-from rfx._xp import Array, from_numpy, library, namespace, to_numpy, working_dtype
+from rfx._xp import Array, from_numpy, full_precision, library, namespace, to_numpy, working_dtype
 from rfx.dispatch import load
 from rfx.kernels import ExponentialKernel, Kernel, Softmax
 from rfx.projections import Orthogonal, Projection
@@ -74,7 +74,8 @@ class DrawnMap(ABC):
     query_side, key_side : Side
         ``key_side`` is None where both sides share their arrays.
     fingerprint : Array, 0-d
-        A number below 2**24 that tells two draws apart. States carry it.
+        A number below 2**24 that tells two draws apart, and is carried by states. It stays with
+        the map when its arrays are trained or replaced.
     """
 
     spec: Spec
@@ -130,12 +131,14 @@ class DrawnMap(ABC):
             If ``x`` is not what the map was drawn for.
         """
         self._check(x, "x")
-        return self._complete(self.log_query(x), self.query_side, x)
+        with full_precision(x):
+            return self._complete(self.log_query(x), self.query_side, x)
 
     def key(self, y: Array) -> LogFeatures:
         """Features of keys, shape (..., s, d); as `query` otherwise."""
         self._check(y, "y")
-        return self.log_key(y)
+        with full_precision(y):
+            return self.log_key(y)
 
     def log_query(self, x: Array) -> LogFeatures:
         """Features of queries without the row term and the constant, unchecked: for ops.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rfx import _check
-from rfx._xp import Array, exp_nonpositive, namespace
+from rfx._xp import Array, exp_nonpositive, full_precision, namespace
 from rfx.dispatch import planned
 from rfx.features._base import DrawnMap, LogFeatures
 
@@ -59,7 +59,9 @@ def gram(x: Array, y: Array, /, *, features: DrawnMap) -> Array:
     left, left_scale = _bounded(features.query(x))
     right, right_scale = _bounded(features.key(y))
     scale = xp.exp(left_scale + xp.matrix_transpose(right_scale))
-    return xp.astype(xp.matmul(left, xp.matrix_transpose(right)) * scale, x.dtype, copy=False)
+    with full_precision(x):
+        product = xp.matmul(left, xp.matrix_transpose(right))
+    return xp.astype(product * scale, x.dtype, copy=False)
 
 
 def _bounded(features: LogFeatures) -> tuple[Array, Array]:
