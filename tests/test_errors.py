@@ -81,6 +81,19 @@ def test_arrays_of_different_libraries_are_refused(lib: ArrayLibrary) -> None:
     refused(TypeError, "`mask` is an array of numpy", q, k, v, features=phi, mask=mask)
 
 
+def test_arrays_on_different_devices_are_refused() -> None:
+    torch = pytest.importorskip("torch")
+    q, k, v = (torch.zeros(2, 6, 4) for _ in range(3))
+    phi = SPEC.draw(4, seed=0, like=q)
+    away = torch.zeros(2, 6, 4, device="meta")
+    refused(ValueError, "`key` is on meta, but `query` is on cpu", q, away, v, features=phi)
+    refused(ValueError, "`value` is on meta", q, k, away, features=phi)
+    mask = torch.ones(6, dtype=torch.bool, device="meta")
+    refused(ValueError, "`mask` is on meta", q, k, v, features=phi, mask=mask)
+    message = r"`features` is on cpu, but `query` is on meta; use features.to_like\(query\)"
+    refused(ValueError, message, away, away, away, features=phi)
+
+
 @pytest.mark.parametrize("name", ["query", "key", "value"])
 def test_what_is_no_floating_array_is_refused(lib: ArrayLibrary, name: str) -> None:
     q, k, v, phi = problem(lib)
