@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -70,6 +69,8 @@ def named(name: str, **hyperparameters: Any) -> Spec:
     True
     """
     if name not in NAMES:
+        import difflib  # seldom needed, and importing rfx is to be quick
+
         near = difflib.get_close_matches(str(name), NAMES, n=3) or list(NAMES)
         raise ValueError(f"there is no map named {name!r}; did you mean {' or '.join(near)}?")
     return NAMES[name](**hyperparameters)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +13,9 @@ from rfx.features._base import DrawnMap, Side, Spec
 from rfx.features.forms import FORMS
 from rfx.kernels import Kernel
 from rfx.projections import Projection
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["load", "save"]
 
@@ -41,6 +42,8 @@ def save(features: DrawnMap, path: str | Path) -> None:
     ...       == phi.arrays()["query_weight"]).all())
     True
     """
+    import json  # here and below: seldom needed, and importing rfx is to be quick
+
     if not isinstance(features, DrawnMap):
         raise TypeError(
             f"`features` must be a drawn map, got {features!r}; "
@@ -75,6 +78,8 @@ def load(path: str | Path, *, like: Array) -> DrawnMap:
     ValueError
         If the file was not written by `save`.
     """
+    import json
+
     _check.array("like", like)
     try:
         arrays = _read(path)
