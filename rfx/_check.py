@@ -83,26 +83,45 @@ def together(first_name: str, first: Array, name: str, value: Array) -> None:
         )
 
 
-def points(x: Array, y: Array, names: tuple[str, str] = ("x", "y")) -> None:
-    """Refuse two sets of points, shapes (..., t, d) and (..., s, d), that cannot be compared."""
-    for name, value in zip(names, (x, y), strict=True):
-        array(name, value)
-        if value.ndim < 2:
-            raise ValueError(
-                f"`{name}` must have shape (..., length, dim), got {tuple(value.shape)}; "
-                "add an axis for the length"
-            )
-    together(names[0], x, names[1], y)
+def has_length(name: str, value: Array) -> None:
+    """Refuse points without an axis for the length."""
+    if value.ndim < 2:
+        raise ValueError(
+            f"`{name}` must have shape (..., length, dim), got {tuple(value.shape)}; "
+            "add an axis for the length"
+        )
+
+
+def _comparable(x_name: str, x: Array, y_name: str, y: Array) -> None:
+    """Refuse points of another library, device, dtype or dimension."""
+    together(x_name, x, y_name, y)
     if x.dtype != y.dtype:
         raise TypeError(
-            f"`{names[0]}` and `{names[1]}` must share a dtype, got {x.dtype} and {y.dtype}; "
+            f"`{x_name}` and `{y_name}` must share a dtype, got {x.dtype} and {y.dtype}; "
             "convert one of them"
         )
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(
-            f"`{names[0]}` and `{names[1]}` must have the same last axis, got "
+            f"`{x_name}` and `{y_name}` must have the same last axis, got "
             f"d={x.shape[-1]} and d={y.shape[-1]}"
         )
+
+
+def causal_lengths(query: Array, key: Array, other_fix: str = "") -> None:
+    """Refuse more queries than keys."""
+    if query.shape[-2] > key.shape[-2]:
+        raise ValueError(
+            f"causal attention needs at least as many keys as queries, got t={query.shape[-2]} and "
+            f"s={key.shape[-2]}; pass the earlier keys too{other_fix}"
+        )
+
+
+def points(x: Array, y: Array, names: tuple[str, str] = ("x", "y")) -> None:
+    """Refuse two sets of points, shapes (..., t, d) and (..., s, d), that cannot be compared."""
+    for name, value in zip(names, (x, y), strict=True):
+        array(name, value)
+        has_length(name, value)
+    _comparable(names[0], x, names[1], y)
     if x.ndim != y.ndim or tuple(x.shape[:-2]) != tuple(y.shape[:-2]):
         raise ValueError(
             f"`{names[0]}` and `{names[1]}` must have equal batch axes, got shapes "
@@ -114,23 +133,9 @@ def attention(query: Array, key: Array, value: Array) -> None:
     """Refuse queries, keys and values whose kinds or shapes do not fit."""
     for name, given in (("query", query), ("key", key), ("value", value)):
         array(name, given)
-        if given.ndim < 2:
-            raise ValueError(
-                f"`{name}` must have shape (..., length, dim), got {tuple(given.shape)}; "
-                "add an axis for the length"
-            )
-    together("query", query, "key", key)
+        has_length(name, given)
+    _comparable("query", query, "key", key)
     together("query", query, "value", value)
-    if query.dtype != key.dtype:
-        raise TypeError(
-            f"`query` and `key` must share a dtype, got {query.dtype} and {key.dtype}; "
-            "convert one of them"
-        )
-    if query.shape[-1] != key.shape[-1]:
-        raise ValueError(
-            f"`query` and `key` must have the same last axis, got d={query.shape[-1]} and "
-            f"d={key.shape[-1]}"
-        )
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(
             f"`key` and `value` must have the same length, got s={key.shape[-2]} and "
@@ -199,11 +204,7 @@ def _mask_advice(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
 
 def map_serves(features: Any, x: Array, name: str) -> None:
     """Refuse points that a drawn map was not drawn for."""
-    if x.ndim < 2:
-        raise ValueError(
-            f"`{name}` must have shape (..., length, dim), got {tuple(x.shape)}; "
-            "add an axis for the length"
-        )
+    has_length(name, x)
     if features.dim != x.shape[-1]:
         raise ValueError(
             f"`features` was drawn for dim={features.dim}, but `{name}` has d={x.shape[-1]}; "

@@ -15,8 +15,17 @@ from typing import Any, TypeVar
 
 from rfx._xp import device_kind, full_precision, library
 
-__all__ = ["Explanation", "FastPath", "Op", "explain", "load", "op", "options", "planned"]
-
+__all__ = [
+    "Explanation",
+    "FastPath",
+    "Op",
+    "check_implementation",
+    "explain",
+    "load",
+    "op",
+    "options",
+    "planned",
+]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -125,6 +134,15 @@ class Op:
         return self.portable, ("portable", tuple(reasons))
 
 
+def check_implementation(implementation: Any) -> None:
+    """Refuse a name that is no string."""
+    if not isinstance(implementation, str | None):
+        raise TypeError(
+            f"`implementation` must be a string, got {implementation!r}; pass 'portable' or the "
+            "name of a fast path"
+        )
+
+
 def op(name: str) -> Callable[[Callable[..., Any]], Op]:
     """Make an op of its portable body."""
 
@@ -181,11 +199,7 @@ def options(*, implementation: str | None = None) -> Iterator[None]:
     ...     rfx.linear_attention(x, x, x, features=phi).shape
     (1, 8, 4)
     """
-    if implementation is not None and not isinstance(implementation, str):
-        raise TypeError(
-            f"`implementation` must be a string, got {implementation!r}; pass 'portable' or the "
-            "name of a fast path"
-        )
+    check_implementation(implementation)
     before = _options.implementation
     _options.implementation = implementation
     try:

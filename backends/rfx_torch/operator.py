@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfx.features import DrawnMap, Side
+from rfx.features import DrawnMap
 from rfx.ops import Carry
 from rfx_torch.stream import stream
 
@@ -51,13 +51,8 @@ def _skeleton(
     for number, known in enumerate(_skeletons):
         if type(known) is form and known.spec == spec and tuple(known.arrays()) == names:
             return number
-    empty = torch.empty(0)
-    sides = [
-        Side(**{f: empty if f"{prefix}_{f}" in names else None for f in Side._fields})
-        for prefix in ("query", "key")
-    ]
-    key_side = None if sides[1].weight is None else sides[1]
-    _skeletons.append(form(spec, sides[0], key_side, empty, **dict(statics)))
+    empty = {name: torch.empty(0) for name in names}
+    _skeletons.append(form.of(spec, empty, **dict(statics)))
     return len(_skeletons) - 1
 
 

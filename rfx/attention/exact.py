@@ -48,11 +48,8 @@ def _plan(
             f"`kernel` must be a record of rfx.kernels, got {kernel!r}; "
             "pass for example rfx.kernels.Softmax()"
         )
-    if is_causal and query.shape[-2] > key.shape[-2]:
-        raise ValueError(
-            f"causal attention needs at least as many keys as queries, got t={query.shape[-2]} and "
-            f"s={key.shape[-2]}; pass the earlier keys too"
-        )
+    if is_causal:
+        _check.causal_lengths(query, key)
     return None, (query, key, value), {}
 
 

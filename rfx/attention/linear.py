@@ -7,8 +7,9 @@ from typing import Any
 from rfx import _check
 from rfx._xp import Array, namespace
 from rfx.attention.state import State, check_initial, from_carry, to_carry
-from rfx.dispatch import Op, planned
+from rfx.dispatch import Op, check_implementation, planned
 from rfx.features import DrawnMap
+from rfx.features._base import check_drawn
 from rfx.ops import bidirectional, causal
 from rfx.ops.carry import empty
 
@@ -37,21 +38,14 @@ def _plan(
     _check.mask(mask, key)
     if initial_state is not None:
         check_initial(initial_state, features, key, value)
-    elif is_causal and query.shape[-2] > key.shape[-2]:
-        raise ValueError(
-            f"causal attention needs at least as many keys as queries, got t={query.shape[-2]} and "
-            f"s={key.shape[-2]}; pass the earlier keys too, or an initial_state"
-        )
-    if not isinstance(implementation, str | None):
-        raise TypeError(
-            f"`implementation` must be a string, got {implementation!r}; pass 'portable' or the "
-            "name of a fast path"
-        )
+    elif is_causal:
+        _check.causal_lengths(query, key, ", or an initial_state")
+    check_implementation(implementation)
     if chunk_size is not None:
         _check.positive_int("chunk_size", chunk_size)
     carry = empty(features, key, value) if initial_state is None else to_carry(initial_state)
     args = (features, query, key, value, None if mask is None else mask[..., None], carry)
-    size = _chunk_size(is_causal, features) if chunk_size is None else chunk_size
+    size = _chunk_size(is_causal) if chunk_size is None else chunk_size
     options = {"chunk_size": size, "implementation": implementation}
     return (causal if is_causal else bidirectional), args, options
 
@@ -155,15 +149,11 @@ def linear_attention(
 
 
 def _check_features(features: DrawnMap, query: Array, key: Array) -> None:
-    if not isinstance(features, DrawnMap):
-        raise TypeError(
-            f"`features` must be a drawn map, got {features!r}; "
-            "draw one with spec.draw(dim, seed=..., like=query)"
-        )
+    check_drawn(features, "query")
     _check.map_serves(features, query, "query")
     _check.map_heads(features, key, "key")
 
 
-def _chunk_size(is_causal: bool, features: DrawnMap) -> int:
+def _chunk_size(is_causal: bool) -> int:
     """Long enough for matrix products, short enough for a chunk's features to stay in cache."""
     return 128 if is_causal else 256

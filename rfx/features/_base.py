@@ -17,7 +17,7 @@ from rfx.dispatch import load
 from rfx.kernels import ExponentialKernel, Kernel, Softmax
 from rfx.projections import Orthogonal, Projection
 
-__all__ = ["DrawnMap", "LogFeatures", "Side", "Spec", "exp_times", "generator"]
+__all__ = ["DrawnMap", "LogFeatures", "Side", "Spec", "check_drawn", "exp_times", "generator"]
 
 
 class LogFeatures(NamedTuple):
@@ -190,11 +190,18 @@ class DrawnMap(ABC):
                 f"`arrays` must have the names {sorted(self.arrays())}, got {sorted(arrays)}; "
                 "start from features.arrays()"
             )
-        sides: dict[str, Any] = {}
+        return self.of(self.spec, arrays, **self.statics())
+
+    @classmethod
+    def of(cls, spec: Spec, arrays: Mapping[str, Array], **statics: Any) -> Self:
+        """A map of this form from its parts, as `arrays` and `statics` give them."""
+        sides = []
         for prefix in ("query", "key"):
-            given = {f: arrays.get(f"{prefix}_{f}") for f in Side._fields}
-            sides[f"{prefix}_side"] = Side(**given) if given["weight"] is not None else None
-        return replace(self, fingerprint=arrays["fingerprint"], **sides)
+            given: dict[str, Any] = {f: arrays.get(f"{prefix}_{f}") for f in Side._fields}
+            sides.append(None if given["weight"] is None else Side(**given))
+        if sides[0] is None:
+            raise ValueError("`arrays` must hold query_weight; start from features.arrays()")
+        return cls(spec, sides[0], sides[1], arrays["fingerprint"], **statics)
 
     def to_like(self, array: Array) -> Self:
         """The same map on the library and device of ``array``, in its working dtype.
@@ -362,6 +369,15 @@ class Spec(ABC):
                 f"`projection` must be a record of rfx.projections, got {self.projection!r}; "
                 "pass for example rfx.projections.Orthogonal()"
             )
+
+
+def check_drawn(features: Any, like: str) -> None:
+    """Refuse what is no drawn map; ``like`` names the array that it would be drawn for."""
+    if not isinstance(features, DrawnMap):
+        raise TypeError(
+            f"`features` must be a drawn map, got {features!r}; "
+            f"draw one with spec.draw(dim, seed=..., like={like})"
+        )
 
 
 def generator(seed: Any) -> np.random.Generator:

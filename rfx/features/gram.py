@@ -7,17 +7,13 @@ from typing import Any
 from rfx import _check
 from rfx._xp import Array, exp_nonpositive, full_precision, namespace
 from rfx.dispatch import planned
-from rfx.features._base import DrawnMap, LogFeatures
+from rfx.features._base import DrawnMap, LogFeatures, check_drawn
 
 __all__ = ["gram"]
 
 
 def _plan(x: Array, y: Array, /, *, features: DrawnMap) -> tuple[None, tuple[Any, ...], Any]:
-    if not isinstance(features, DrawnMap):
-        raise TypeError(
-            f"`features` must be a drawn map, got {features!r}; "
-            "draw one with spec.draw(dim, seed=..., like=x)"
-        )
+    check_drawn(features, "x")
     _check.points(x, y)
     _check.map_serves(features, x, "x")
     _check.map_heads(features, x, "x")

@@ -9,7 +9,7 @@ import numpy as np
 
 from rfx import _check
 from rfx._xp import Array, to_numpy
-from rfx.features._base import DrawnMap, Side, Spec
+from rfx.features._base import DrawnMap, Spec, check_drawn
 from rfx.features.forms import FORMS
 from rfx.kernels import Kernel
 from rfx.projections import Projection
@@ -44,11 +44,7 @@ def save(features: DrawnMap, path: str | Path) -> None:
     """
     import json  # here and below: seldom needed, and importing rfx is to be quick
 
-    if not isinstance(features, DrawnMap):
-        raise TypeError(
-            f"`features` must be a drawn map, got {features!r}; "
-            "draw one with spec.draw(dim, seed=..., like=x)"
-        )
+    check_drawn(features, "x")
     header = {
         "format": _FORMAT,
         "form": type(features).__name__,
@@ -104,16 +100,10 @@ def _read(path: str | Path) -> dict[str, np.ndarray]:
 
 def _assemble(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> DrawnMap:
     forms = {form.__name__: form for form in FORMS}
-    sides: dict[str, Any] = {"query": None, "key": None}
-    for prefix in sides:
-        given = {field: arrays.get(f"{prefix}_{field}") for field in Side._fields}
-        sides[prefix] = None if given["weight"] is None else Side(**given)
     spec = _decode(header["spec"])
-    if not isinstance(spec, Spec) or not isinstance(sides["query"], Side):
-        raise ValueError("no spec, or no frequencies")
-    form, statics = forms[header["form"]], header["statics"]
-    fingerprint = arrays["fingerprint"]
-    return form(spec, sides["query"], sides["key"], fingerprint, **statics)
+    if not isinstance(spec, Spec):
+        raise ValueError("no spec")
+    return forms[header["form"]].of(spec, arrays, **header["statics"])
 
 
 def _encode(value: Any) -> Any:

@@ -10,7 +10,7 @@ from rfx.ops.carry import Carry, absorb, masked_keys
 from rfx.ops.driver import EAGER, Driver
 from rfx.ops.heads import fold_heads, unfold_heads
 
-__all__ = ["absorb_all", "bidirectional", "divide", "read"]
+__all__ = ["absorb_all", "bidirectional", "divide", "read", "row_weights"]
 
 
 def absorb_all(
@@ -39,12 +39,16 @@ def read(carry: Carry, log: Array, feature: Array | None) -> tuple[Array, Array,
     that every exponential is at most 1.
     """
     xp = namespace(log)
-    log = log + carry.log_scale[..., None, :]
-    log_scale = constant(xp.max(log, axis=-1, keepdims=True))
-    weight = exp_nonpositive(log - log_scale)
-    weight = weight if feature is None else weight * feature
+    weight, log_scale = row_weights(log + carry.log_scale[..., None, :], feature)
     numerator = xp.matmul(weight, carry.numerator)
     return numerator, xp.matmul(weight, carry.denominator[..., None]), log_scale
+
+
+def row_weights(log: Array, feature: Array | None) -> tuple[Array, Array]:
+    """Features of queries divided by exp of their row's largest log, and that log (..., t, 1)."""
+    log_scale = constant(namespace(log).max(log, axis=-1, keepdims=True))
+    weight = exp_nonpositive(log - log_scale)
+    return (weight if feature is None else weight * feature), log_scale
 
 
 def divide(numerator: Array, denominator: Array) -> Array:

@@ -89,29 +89,31 @@ def masked_keys(features: Any, key: Array, value: Array, mask: Array | None) -> 
 
 def absorb(carry: Carry, keys: Keys) -> Carry:
     """Add a chunk of keys, moving the scale up to the new maximum."""
+    past = rescaled(carry, highest(carry, keys))
+    return add(past, keys.scaled(past.log_scale[..., None, :]), keys.value)
+
+
+def highest(carry: Carry, keys: Keys) -> Array:
+    """The largest logs of the carry and of a chunk of keys."""
     xp = namespace(keys.log)
-    log_scale = xp.maximum(carry.log_scale, constant(xp.max(keys.log, axis=-2)))
-    return rescaled_sum(carry, log_scale, keys.scaled(log_scale[..., None, :]), keys.value)
+    return xp.maximum(carry.log_scale, constant(xp.max(keys.log, axis=-2)))
 
 
-def rescaled_sum(carry: Carry, log_scale: Array, scaled: Array, value: Array) -> Carry:
-    """The carry at a new scale, with keys already at that scale added."""
-    xp = namespace(scaled)
+def rescaled(carry: Carry, log_scale: Array) -> Carry:
+    """The same sums at another scale, which must be at least the carry's."""
     kept = exp_nonpositive(carry.log_scale - log_scale)
-    return Carry(
-        carry.numerator * kept[..., None] + xp.matmul(xp.matrix_transpose(scaled), value),
-        carry.denominator * kept + xp.sum(scaled, axis=-2),
-        log_scale,
-    )
+    return Carry(carry.numerator * kept[..., None], carry.denominator * kept, log_scale)
+
+
+def add(carry: Carry, scaled: Array, value: Array) -> Carry:
+    """The carry with keys added that are at its scale already."""
+    xp = namespace(scaled)
+    numerator = carry.numerator + xp.matmul(xp.matrix_transpose(scaled), value)
+    return Carry(numerator, carry.denominator + xp.sum(scaled, axis=-2), carry.log_scale)
 
 
 def merge(first: Carry, second: Carry) -> Carry:
     """The carry of two sets of keys together; associative and commutative."""
     log_scale = namespace(first.log_scale).maximum(first.log_scale, second.log_scale)
-    a = exp_nonpositive(first.log_scale - log_scale)
-    b = exp_nonpositive(second.log_scale - log_scale)
-    return Carry(
-        first.numerator * a[..., None] + second.numerator * b[..., None],
-        first.denominator * a + second.denominator * b,
-        log_scale,
-    )
+    a, b = rescaled(first, log_scale), rescaled(second, log_scale)
+    return Carry(a.numerator + b.numerator, a.denominator + b.denominator, log_scale)

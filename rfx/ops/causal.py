@@ -15,8 +15,8 @@ from typing import Any
 
 from rfx._xp import Array, constant, exp_nonpositive, full, namespace
 from rfx.dispatch import op
-from rfx.ops.bidirectional import absorb_all, bidirectional, divide
-from rfx.ops.carry import Carry, Keys, empty_log, masked_keys, rescaled_sum
+from rfx.ops.bidirectional import absorb_all, bidirectional, divide, row_weights
+from rfx.ops.carry import Carry, Keys, add, empty_log, highest, masked_keys, rescaled
 from rfx.ops.driver import EAGER, Driver
 from rfx.ops.halving import halved
 from rfx.ops.heads import fold_heads, unfold_heads
@@ -35,22 +35,22 @@ def _step(
     keys = masked_keys(features, key, value, mask)
     log, feature = features.log_query(fold_heads(query, key.shape[-3:-2]))
     xp = namespace(log)
-    top = xp.maximum(carry.log_scale, constant(xp.max(keys.log, axis=-2)))
-    scaled = keys.scaled(top[..., None, :])
-    after = rescaled_sum(carry, top, scaled, keys.value)
+    past = rescaled(carry, highest(carry, keys))
+    scaled = keys.scaled(past.log_scale[..., None, :])
+    after = add(past, scaled, keys.value)
 
     if not features.scale_per_feature:
         out = _by_running_maximum(carry, feature, keys)
         return after, unfold_heads(out, query)
 
     def plain() -> Array:
-        return _by_one_scale(carry, log, feature, scaled, keys, top)
+        return _by_one_scale(past, log, feature, scaled, keys.value)
 
     def careful() -> Array:
         return halved(carry, log, feature, keys)
 
     limit = 300.0 if log.dtype == xp.float64 else 40.0
-    gentle = xp.all(top - _lowest(carry, keys) <= limit)  # False for NaN
+    gentle = xp.all(past.log_scale - _lowest(carry, keys) <= limit)  # False for NaN
     return after, unfold_heads(driver.branch(gentle, plain, careful), query)
 
 
@@ -79,18 +79,15 @@ def visible(like: Array, rows: int, columns: int) -> Array:
 
 
 def _by_one_scale(
-    carry: Carry, log: Array, feature: Array | None, scaled: Array, keys: Keys, top: Array
+    past: Carry, log: Array, feature: Array | None, scaled: Array, value: Array
 ) -> Array:
+    """All keys of the chunk, and the carry, at the scale of the chunk's end."""
     xp = namespace(log)
-    log = log + top[..., None, :]
-    weight = exp_nonpositive(log - constant(xp.max(log, axis=-1, keepdims=True)))
-    weight = weight if feature is None else weight * feature
+    weight, _ = row_weights(log + past.log_scale[..., None, :], feature)
     pairs = xp.matmul(weight, xp.matrix_transpose(scaled))
     pairs = xp.where(visible(pairs, *pairs.shape[-2:]), pairs, xp.zeros_like(pairs))
-    kept = exp_nonpositive(carry.log_scale - top)
-    past = carry.numerator * kept[..., None]
-    numerator = xp.matmul(pairs, keys.value) + xp.matmul(weight, past)
-    past_sum = xp.matmul(weight, (carry.denominator * kept)[..., None])
+    numerator = xp.matmul(pairs, value) + xp.matmul(weight, past.numerator)
+    past_sum = xp.matmul(weight, past.denominator[..., None])
     return divide(numerator, xp.sum(pairs, axis=-1, keepdims=True) + past_sum)
 
 
@@ -138,7 +135,8 @@ def causal(
 ) -> tuple[Array, Carry]:
     """Linear attention in which query i sees the carry and the keys j <= i + s - t.
 
-    Shapes as in `rfx.ops.bidirectional.bidirectional`, with t <= s.
+    Shapes as in `rfx.ops.bidirectional.bidirectional`. Where t > s, the first t - s queries see
+    the carry alone.
 
     A backend may run this body with a driver of its own.
     """

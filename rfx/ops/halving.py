@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rfx._xp import Array, constant, exp_nonpositive, full, namespace
-from rfx.ops.bidirectional import divide, read
+from rfx.ops.bidirectional import divide, read, row_weights
 from rfx.ops.carry import Carry, Keys, empty_log
 
 __all__ = ["halved"]
@@ -113,10 +113,7 @@ def _squares(
     scaled = _nonzero(exp_nonpositive(key_log - top), key_log, low)
     if key_feature is not None:
         scaled = scaled * _half(key_feature, half, 0)
-    log = log + top
-    log_scale = constant(xp.max(log, axis=-1, keepdims=True))
-    weight = exp_nonpositive(log - log_scale)
-    weight = weight if feature is None else weight * feature
+    weight, log_scale = row_weights(log + top, feature)
     pairs = xp.matmul(weight, xp.matrix_transpose(scaled))
     numerator, denominator = xp.matmul(pairs, value), xp.sum(pairs, axis=-1, keepdims=True)
     part = (numerator, denominator, log_scale)
