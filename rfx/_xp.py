@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -162,6 +163,33 @@ def full_precision(array: Array) -> Any:
     if name == "jax":
         return sys.modules["jax"].default_matmul_precision("highest")
     return nullcontext()
+
+
+@contextmanager
+def host_threads(threads: int) -> Iterator[None]:
+    """Hold NumPy's BLAS, and torch if it is imported, to a number of threads."""
+    from threadpoolctl import threadpool_limits  # 10 ms, so not at import
+
+    torch = sys.modules.get("torch")
+    before = None if torch is None else torch.get_num_threads()
+    with threadpool_limits(limits=threads, user_api="blas"):
+        try:
+            if torch is not None:
+                torch.set_num_threads(threads)
+            yield
+        finally:
+            if torch is not None:
+                torch.set_num_threads(before)
+
+
+def check_threads(array: Array) -> None:
+    """Refuse an array of a library whose threads cannot be set."""
+    name = library(array)
+    if name not in ("numpy", "torch"):
+        raise ValueError(
+            f"`threads` must be left out for {name} arrays, since rfx cannot set the threads of "
+            f"{name}; leave rfx.options(threads=...) and set them as {name} documents"
+        )
 
 
 def truth(flag: Array) -> bool | None:

@@ -9,17 +9,19 @@ made for that library; from then on a choice is a walk through a plain tuple, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from rfx._xp import device_kind, full_precision, library
+from rfx._check import positive_int
+from rfx._xp import check_threads, device_kind, full_precision, host_threads, library
 
 __all__ = [
     "Explanation",
     "FastPath",
     "Op",
     "check_implementation",
+    "current_threads",
     "explain",
     "load",
     "op",
@@ -87,6 +89,7 @@ class Explanation:
 @dataclass
 class _Options:
     implementation: str | None = None
+    threads: int | None = None
 
 
 _options = _Options()
@@ -106,6 +109,8 @@ class Op:
 
     def __call__(self, *args: Any, implementation: str | None = None, **kwargs: Any) -> Any:
         chosen, _ = self.choose(*args, implementation=implementation, **kwargs)
+        if _options.threads is not None:
+            check_threads(args[1])
         with full_precision(args[1]):
             return chosen(*args, **kwargs)
 
@@ -178,34 +183,55 @@ def load(name: str) -> tuple[FastPath, ...]:
     return _loaded[name]
 
 
+def current_threads() -> int | None:
+    """The number of threads of ``rfx.options``, or None outside of it: for backends."""
+    return _options.threads
+
+
 @contextmanager
-def options(*, implementation: str | None = None) -> Iterator[None]:
+def options(*, implementation: str | None = None, threads: int | None = None) -> Iterator[None]:
     """Set options for the calls inside a ``with`` block.
 
     They hold for the whole process, all threads included, and are read when a call is made: a
     function already compiled by ``jax.jit`` or ``torch.compile`` keeps what it was traced with.
+    Blocks may be nested; what is not given stays as it was.
 
     Parameters
     ----------
     implementation : str, optional
         ``"portable"`` or the name of a fast path, for every op; it must be able to run.
+    threads : int, optional
+        Threads of the host to compute with. By default each library decides, as it was told by its
+        own means; NumPy's paths take the number that its BLAS has. Inside the block BLAS is held to
+        this number, and so is torch if it is imported, whatever calls them; both get their own
+        numbers back. JAX fixes its threads when it starts, so that calls on its arrays are refused.
+        Results differ by rounding only.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``implementation`` is no string, or ``threads`` no positive int.
 
     Examples
     --------
     >>> import numpy as np, rfx
     >>> x = np.zeros((1, 8, 4))
     >>> phi = rfx.features.Positive(num_features=8).draw(4, seed=0, like=x)
-    >>> with rfx.options(implementation="portable"):
+    >>> with rfx.options(implementation="portable", threads=1):
     ...     rfx.linear_attention(x, x, x, features=phi).shape
     (1, 8, 4)
     """
     check_implementation(implementation)
-    before = _options.implementation
-    _options.implementation = implementation
+    if threads is not None:
+        positive_int("threads", threads)
+    before = replace(_options)
+    _options.implementation = implementation or before.implementation
+    _options.threads = threads or before.threads
     try:
-        yield
+        with nullcontext() if threads is None else host_threads(threads):
+            yield
     finally:
-        _options.implementation = before
+        _options.implementation, _options.threads = before.implementation, before.threads
 
 
 def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:

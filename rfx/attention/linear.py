@@ -47,7 +47,8 @@ def _plan(
     args = (features, query, key, value, None if mask is None else mask[..., None], carry)
     size = _chunk_size(is_causal) if chunk_size is None else chunk_size
     options = {"chunk_size": size, "implementation": implementation}
-    return (causal if is_causal else bidirectional), args, options
+    # A single query sees all keys, causal or not.
+    return (causal if is_causal and query.shape[-2] > 1 else bidirectional), args, options
 
 
 @planned(_plan)

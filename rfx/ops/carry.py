@@ -108,7 +108,10 @@ def rescaled(carry: Carry, log_scale: Array) -> Carry:
 def add(carry: Carry, scaled: Array, value: Array) -> Carry:
     """The carry with keys added that are at its scale already."""
     xp = namespace(scaled)
-    numerator = carry.numerator + xp.matmul(xp.matrix_transpose(scaled), value)
+    columns = xp.matrix_transpose(scaled)
+    # An inner product of length 1 is no work for a matrix library.
+    products = columns * value if value.shape[-2] == 1 else xp.matmul(columns, value)
+    numerator = carry.numerator + products
     return Carry(numerator, carry.denominator + xp.sum(scaled, axis=-2), carry.log_scale)
 
 

@@ -21,7 +21,7 @@ from rfx.ops.driver import EAGER, Driver
 from rfx.ops.halving import halved
 from rfx.ops.heads import fold_heads, unfold_heads
 
-__all__ = ["causal", "visible"]
+__all__ = ["causal", "is_gentle", "visible"]
 
 
 def _rows(mask: Array | None, start: int, stop: int) -> Array | None:
@@ -34,7 +34,6 @@ def _step(
     query, key, value, mask = chunk
     keys = masked_keys(features, key, value, mask)
     log, feature = features.log_query(fold_heads(query, key.shape[-3:-2]))
-    xp = namespace(log)
     past = rescaled(carry, highest(carry, keys))
     scaled = keys.scaled(past.log_scale[..., None, :])
     after = add(past, scaled, keys.value)
@@ -49,9 +48,15 @@ def _step(
     def careful() -> Array:
         return halved(carry, log, feature, keys)
 
-    limit = 300.0 if log.dtype == xp.float64 else 40.0
-    gentle = xp.all(past.log_scale - _lowest(carry, keys) <= limit)  # False for NaN
+    gentle = is_gentle(carry, past.log_scale, keys)
     return after, unfold_heads(driver.branch(gentle, plain, careful), query)
+
+
+def is_gentle(carry: Carry, log_scale: Array, keys: Keys) -> Array:
+    """Whether the scale after a chunk hides nothing that its queries see; False for NaN."""
+    xp = namespace(log_scale)
+    limit = 300.0 if log_scale.dtype == xp.float64 else 40.0
+    return xp.all(log_scale - _lowest(carry, keys) <= limit)
 
 
 def _lowest(carry: Carry, keys: Keys) -> Array:

@@ -1,0 +1,1 @@
+"""The page BENCHMARKS.md, from runs of the benchmarks' own classes: docs/benchmarks.md."""

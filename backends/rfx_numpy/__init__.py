@@ -1,0 +1,26 @@
+"""Fast paths of rfx for NumPy: heads in threads, chunks in place, and one token at a time."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from rfx.dispatch import FastPath
+from rfx.ops import bidirectional, causal
+from rfx_numpy.paths import fused, refuse_form, refuse_short, threaded
+from rfx_numpy.step import refuse_long, step
+
+__all__ = ["FAST_PATHS"]
+
+_CPU = ("cpu",)
+
+FAST_PATHS = (
+    FastPath("bidirectional", "numpy", "numpy-step", step, _CPU, refuse_long),
+    *(
+        path
+        for op, is_causal in ((bidirectional, False), (causal, True))
+        for path in (
+            FastPath(op.name, "numpy", "numpy-fused", partial(fused, is_causal), _CPU, refuse_form),
+            FastPath(op.name, "numpy", "numpy-threads", partial(threaded, op), _CPU, refuse_short),
+        )
+    ),
+)
