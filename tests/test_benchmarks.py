@@ -184,22 +184,22 @@ def test_exact_attention_of_a_library_is_exact(name: str, is_causal: bool, suite
 def test_gradients_are_those_of_all_three_inputs(name: str, kind: str, suite: Modules) -> None:
     if not present(name) or name in WITHOUT_GRADIENTS:
         return  # that it is left out is asserted above
-    case = problem(suite, name, True)
+    case = problem(suite, name, False)
     library, inputs = case.library, [case.library.to_host(a) for a in case.inputs]
     g = suite["_cases"].normal(library, case.inputs[2].shape, 3)
     call = {
-        "linear": lambda: library.linear_gradient(case.phi, *case.inputs, g, True)(),
-        "exact": lambda: library.exact_gradient(*case.inputs, g, True)(),
+        "linear": lambda: library.linear_gradient(case.phi, *case.inputs, g, False)(),
+        "exact": lambda: library.exact_gradient(*case.inputs, g, False)(),
     }[kind]
     result = call()
     gradients = [library.to_host(a) for a in (result[1] if len(result) == 2 else result)]
 
     def loss(points: list[np.ndarray]) -> float:
         if kind == "linear":
-            out = rfx.reference.linear_attention(*points, features=case.phi, is_causal=True)
+            out = rfx.reference.linear_attention(*points, features=case.phi)
         else:
             kernel = rfx.kernels.Softmax()
-            out = rfx.reference.kernel_attention(*points, kernel=kernel, is_causal=True)
+            out = rfx.reference.kernel_attention(*points, kernel=kernel)
         return float((out * library.to_host(g)).sum())
 
     rng = np.random.default_rng(7)
@@ -351,9 +351,8 @@ def test_the_page_says_where_rfx_loses(suite: Modules) -> None:
     assert "moke" not in text
     assert "| 65536 | 2,000 | 2.00 | 2.00 | 2,000 | 2.00 | 2.00 |" in text
     assert "| torch | none up to 65536 | none up to 65536 |" in text
-    assert (
-        "- Forward, torch, causal: slower than exact attention at length 512 (2.00 times)" in text
-    )
+    slower = "slower than exact attention at length"
+    assert f"- Forward, torch, causal: {slower} 512 (2.00 times), 1024 (2.00 times)" in text
     assert "- bfloat16, torch, causal, length 4096: slower than float32 (2.00 times)." in text
     assert "- Features, positive: slower than RBFSampler (2.00 times)." in text
     assert "worse than uniform attention with" not in text
@@ -363,10 +362,9 @@ def test_the_page_says_where_rfx_loses(suite: Modules) -> None:
         if job.params == (512, "torch", True):
             result["exact"] = 4.0
     text = suite["page"].page(scope, found, {})
-    assert (
-        "- Error, layer 5, causal, favor: 0.800, worse than uniform attention with 0.750." in text
-    )
-    assert "- Forward, torch, causal: slower than exact attention at length 1024 (2" in text
+    worse = "worse than uniform attention with 0.750."
+    assert f"- Error, layer 5, causal, favor: 0.800, {worse}" in text
+    assert f"- Forward, torch, causal: {slower} 1024 (2.00 times)" in text
     assert "| torch | none up to 65536 | 512 or before |" in text
 
 

@@ -11,7 +11,18 @@ import rfx
 
 from ._libraries import LIBRARIES, Call, Library, start
 
-__all__ = ["EXACT", "LENGTH", "LENGTHS", "MAP", "NAMES", "QUICK", "Problem", "draw", "normal"]
+__all__ = [
+    "EXACT",
+    "LENGTH",
+    "LENGTHS",
+    "MAP",
+    "NAMES",
+    "QUICK",
+    "Problem",
+    "axis",
+    "draw",
+    "normal",
+]
 
 QUICK = os.environ.get("RFX_BENCH_QUICK", "") not in ("", "0")
 NAMES = tuple(LIBRARIES)
@@ -19,6 +30,11 @@ LENGTHS = (256, 1024) if QUICK else tuple(2**n for n in range(9, 17))
 BATCH, HEADS, DIM, NUM_FEATURES, DTYPE, MAP = 1, 8, 64, 256, "float32", "favor+"
 LENGTH = 256 if QUICK else 4096
 EXACT = "exact"
+
+
+def axis(*values: Any) -> tuple[Any, ...]:
+    """The values of an axis; in a quick run the first alone."""
+    return values[:1] if QUICK else values
 
 
 class Problem:
@@ -89,4 +105,5 @@ def draw(attention: str, m: int, like: Any, seed: int = 0) -> Any:
     """A map by its paper's name, with one set of frequencies for all heads."""
     if attention == EXACT:
         return None
-    return rfx.features.named(attention, num_features=m).draw(like.shape[-1], seed=seed, like=like)
+    spec = rfx.features.named(attention, num_features=m)
+    return spec.draw(like.shape[-1], seed=seed, like=like)

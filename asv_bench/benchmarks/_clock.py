@@ -12,7 +12,7 @@ from ._libraries import Call
 
 __all__ = ["crossing", "medians", "seconds"]
 
-ROUNDS = (1, 1, 0.0) if QUICK else (3, 9, 3.0)
+ROUNDS = (1, 1, 0.0) if QUICK else (3, 9, 2.0)
 """Fewest and most rounds, and the seconds after which no round begins."""
 BURST = 0.0 if QUICK else 0.02
 """Seconds for which a short call is repeated within a round."""

@@ -7,7 +7,7 @@ from ._libraries import Call, Library
 
 __all__ = ["floor", "operations", "product"]
 
-SIDE = 256 if QUICK else 4096
+SIDE = 256 if QUICK else 3072
 CHUNK = 128
 
 
@@ -24,7 +24,7 @@ def operations(L: int, is_causal: bool) -> int:
 
 
 def product(library: Library) -> Call:
-    """A float32 matrix product of 4096 x 4096 and 4096 x 4096 numbers."""
+    """A float32 matrix product of 3072 x 3072 by 3072 x 3072 numbers."""
     return library.finished(library.product(normal(library, (SIDE, SIDE), 0)))
 
 

@@ -43,7 +43,7 @@ class Timed(Prepared):
     """Seconds of a call; calls before it have compiled what there is to compile."""
 
     number = 1
-    repeat = (1, 3, 1.0) if QUICK else (3, 20, 2.0)
+    repeat = (1, 3, 1.0) if QUICK else (3, 20, 1.0)
     rounds = 1
     warmup_time = 0.0
 

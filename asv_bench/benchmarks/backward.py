@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ._cases import LENGTHS, NAMES, QUICK, Problem
+from ._cases import LENGTHS, NAMES, QUICK, Problem, axis
 from ._clock import medians
 from ._rows import Prepared, Timed
 
@@ -17,7 +17,7 @@ LONGEST_EXACT = {"torch": 4096, "jax": 4096, "torch-cuda": 16384, "jax-cuda": 81
 class Length(Timed):
     """Time by length."""
 
-    params = (LENGTHS if QUICK else (1024, 4096, 16384, 65536), NAMES, (False, True))
+    params = (LENGTHS[:1] if QUICK else (1024, 8192, 65536), NAMES, axis(False, True))
     param_names = ("L", "library", "is_causal")
 
     def prepare(self, L: int, name: str, is_causal: bool) -> None:
@@ -30,7 +30,7 @@ class Length(Timed):
 class Comparison(Prepared):
     """Time over that of the library's exact attention, called in turn."""
 
-    params = (LENGTHS if QUICK else (1024, 4096), NAMES, (False, True))
+    params = (LENGTHS[:1] if QUICK else (1024, 4096), NAMES, axis(False, True))
     param_names = ("L", "library", "is_causal")
     unit = "ratio"
 

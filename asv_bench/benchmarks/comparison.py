@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ._cases import LENGTH, LENGTHS, NAMES, QUICK, Problem
+from ._cases import LENGTH, LENGTHS, NAMES, QUICK, Problem, axis
 from ._clock import crossing, medians
 from ._floor import floor, product
 from ._libraries import start
@@ -26,7 +26,7 @@ LONGEST_EXACT = {
 class Forward(Prepared):
     """Median times of forward calls over those of what stands beside them."""
 
-    params = (LENGTHS if QUICK else (1024, 4096, 16384), NAMES, (False, True))
+    params = (LENGTHS[:1] if QUICK else (1024, 4096, 16384), NAMES, axis(False, True))
     param_names = ("L", "library", "is_causal")
     unit = "ratio"
 
@@ -56,7 +56,7 @@ class Forward(Prepared):
 class BFloat16(Prepared):
     """Time with queries, keys and values in bfloat16 over that in float32, called in turn."""
 
-    params = ((LENGTH,), NAMES, (False, True))
+    params = ((LENGTH,), NAMES, axis(False, True))
     param_names = ("L", "library", "is_causal")
     unit = "ratio"
 
@@ -82,7 +82,7 @@ class Crossover(Prepared):
     to `LONGEST_EXACT`.
     """
 
-    params = (NAMES, (False, True))
+    params = (NAMES, axis(False, True))
     param_names = ("library", "is_causal")
     unit = "length"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._cases import DIM, HEADS, MAP, NAMES, NUM_FEATURES, QUICK, draw, normal
+from ._cases import DIM, HEADS, MAP, NAMES, NUM_FEATURES, QUICK, axis, draw, normal
 from ._clock import medians
 from ._libraries import Library, start
 from ._rows import Timed
@@ -20,7 +20,7 @@ class Token(Timed):
     A token reads the state and writes a new one, so that a copy is what it takes at least.
     """
 
-    params = ((1,) if QUICK else (1, 32), NAMES)
+    params = (axis(1, 32), NAMES)
     param_names = ("batch", "library")
     repeat = (1, 3, 1.0) if QUICK else (20, 500, 2.0)
     unit = "ratio"

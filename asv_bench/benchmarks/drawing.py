@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rfx
 
-from ._cases import NAMES, QUICK, normal
+from ._cases import NAMES, QUICK, axis, normal
 from ._clock import medians
 from ._libraries import start
 from ._rows import Timed
@@ -18,7 +18,7 @@ PROJECTIONS = {"Orthogonal": rfx.projections.Orthogonal, "IID": rfx.projections.
 class Draw(Timed):
     """Time to draw 1,024 features of dimension 64 for 32 heads, on the library's device."""
 
-    params = (tuple(PROJECTIONS), NAMES)
+    params = (axis(*PROJECTIONS), NAMES)
     param_names = ("projection", "library")
 
     def prepare(self, projection: str, name: str) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 
 import rfx
 
-from ._cases import MAP, NAMES, NUM_FEATURES, QUICK, draw
+from ._cases import MAP, NAMES, NUM_FEATURES, QUICK, axis, draw
 from ._libraries import start
 from ._rows import Prepared, unit
 
 __all__ = ["Dtype", "Map", "Uniform"]
 
-LAYERS = (0,) if QUICK else (0, 5)
+LAYERS = axis(0, 5)
 SEEDS = range(1) if QUICK else range(8)
 
 
@@ -55,7 +55,7 @@ class _Sample(Prepared):
 class Map(_Sample):
     """Error and skill by the map."""
 
-    params = (LAYERS, NAMES, (False, True), ("favor+", "favor"))
+    params = (LAYERS, NAMES, axis(False, True), axis("favor+", "favor"))
     param_names = ("layer", "library", "is_causal", "map")
 
     def prepare(self, layer: int, name: str, is_causal: bool, attention: str) -> None:
@@ -80,7 +80,7 @@ class Map(_Sample):
 class Dtype(_Sample):
     """Error by the dtype of queries, keys and values, causal, favor+, in the first layer."""
 
-    params = (("float32", "bfloat16", "float16"), NAMES)
+    params = (axis("float32", "bfloat16", "float16"), NAMES)
     param_names = ("dtype", "library")
 
     def prepare(self, dtype: str, name: str) -> None:
@@ -93,7 +93,7 @@ class Dtype(_Sample):
 class Uniform(_Sample):
     """Error of uniform attention, computed by the library: an estimate must be below it."""
 
-    params = (LAYERS, NAMES, (False, True))
+    params = (LAYERS, NAMES, axis(False, True))
     param_names = ("layer", "library", "is_causal")
 
     def prepare(self, layer: int, name: str, is_causal: bool) -> None:

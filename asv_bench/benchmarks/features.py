@@ -9,7 +9,7 @@ import numpy as np
 
 import rfx
 
-from ._cases import NAMES, QUICK
+from ._cases import NAMES, QUICK, axis
 from ._clock import medians
 from ._libraries import start
 from ._rows import Prepared, Timed
@@ -23,7 +23,7 @@ MAPS = {"trigonometric": rfx.features.Trigonometric, "positive": rfx.features.Po
 class Matrix(Timed):
     """Time of the features of 20,000 points of dimension 64, in 1,024 columns."""
 
-    params = (tuple(MAPS), NAMES)
+    params = (axis(*MAPS), NAMES)
     param_names = ("map", "library")
 
     def prepare(self, kind: str, name: str) -> None:
@@ -38,7 +38,7 @@ class Matrix(Timed):
 class Sampler(Prepared):
     """Time over that of RBFSampler, which computes on NumPy arrays too, called in turn."""
 
-    params = (tuple(MAPS),)
+    params = (axis(*MAPS),)
     param_names = ("map",)
     unit = "ratio"
 

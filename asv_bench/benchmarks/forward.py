@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._cases import EXACT, LENGTHS, MAP, NAMES, QUICK, Problem
+from ._cases import EXACT, LENGTHS, MAP, NAMES, Problem, axis
 from ._clock import seconds
 from ._rows import Prepared, Timed
 
@@ -12,7 +12,7 @@ __all__ = ["Dimension", "Dtype", "Features", "FirstCall", "Length", "Map"]
 class Length(Timed):
     """Time by length, in both directions."""
 
-    params = (LENGTHS, NAMES, (False, True))
+    params = (axis(*LENGTHS), NAMES, axis(False, True))
     param_names = ("L", "library", "is_causal")
 
     def prepare(self, L: int, name: str, is_causal: bool) -> None:
@@ -25,7 +25,7 @@ class Length(Timed):
 class Dimension(Timed):
     """Time by the dimension of queries, keys and values, causal."""
 
-    params = ((64,) if QUICK else (64, 128), NAMES)
+    params = (axis(64, 128), NAMES)
     param_names = ("d", "library")
 
     def prepare(self, d: int, name: str) -> None:
@@ -38,7 +38,7 @@ class Dimension(Timed):
 class Features(Timed):
     """Time by the number of features, causal."""
 
-    params = ((256,) if QUICK else (64, 128, 256, 512), NAMES)
+    params = (axis(64, 128, 256, 512), NAMES)
     param_names = ("m", "library")
 
     def prepare(self, m: int, name: str) -> None:
@@ -51,7 +51,7 @@ class Features(Timed):
 class Dtype(Timed):
     """Time by the dtype of queries, keys and values, causal."""
 
-    params = (("float32", "bfloat16", "float16"), NAMES)
+    params = (axis("float32", "bfloat16", "float16"), NAMES)
     param_names = ("dtype", "library")
 
     def prepare(self, dtype: str, name: str) -> None:
@@ -64,7 +64,7 @@ class Dtype(Timed):
 class Map(Timed):
     """Time by the map, causal."""
 
-    params = (("favor+", "favor+hyp", "favor", "favor-offset"), NAMES)
+    params = (axis("favor+", "favor+hyp", "favor", "favor-offset"), NAMES)
     param_names = ("map", "library")
 
     def prepare(self, attention: str, name: str) -> None:
@@ -77,7 +77,7 @@ class Map(Timed):
 class FirstCall(Prepared):
     """Time of the first call in a fresh process, compilation included."""
 
-    params = (NAMES, (False, True), (MAP, EXACT))
+    params = (NAMES, axis(False, True), axis(MAP, EXACT))
     param_names = ("library", "is_causal", "attention")
     unit = "seconds"
 

@@ -7,13 +7,13 @@ import gc
 import re
 from pathlib import Path
 
-from ._cases import LENGTHS, NAMES, QUICK, Problem
+from ._cases import LENGTHS, NAMES, Problem
 from ._libraries import LIBRARIES, Call
 from ._rows import Prepared
 
 __all__ = ["Backward", "Device", "Forward", "extra"]
 
-LONG = LENGTHS if QUICK else (4096, 65536)
+LONG = LENGTHS[-1:]
 UNIT = "sizes of q, k and v together"
 
 

@@ -65,7 +65,8 @@ def _fused_worker(
     def run(features: DrawnMap, *arrays: Any) -> Carry:
         *inputs, carry, out = arrays
         workspace.begin(features, carry)
-        (causal if is_causal else bidirectional)(*inputs, out)
+        attend = causal if is_causal else bidirectional
+        attend(*inputs, out)
         return workspace.carry()
 
     return run

@@ -63,13 +63,14 @@ def available() -> int:
 
 def run(work: Callable[[Iterator[Any]], None], items: Iterable[Any], count: int) -> None:
     """Call ``work`` in as many threads as are useful; each takes items from the same iterator."""
-    workers = min(available(), count)
+    workers = max(1, min(available(), count))
     remaining = iter(items)
-    with _blas.limit(max(1, available() // max(1, workers))):
-        if workers <= 1:
-            return work(remaining)
+    with _blas.limit(max(1, available() // workers)):
+        if workers == 1:
+            work(remaining)
+            return
         if workers not in _pools:
             _pools[workers] = ThreadPoolExecutor(workers, "rfx")
-        pool = _pools[workers]
-        for future in [pool.submit(copy_context().run, work, remaining) for _ in range(workers)]:
+        submit = _pools[workers].submit
+        for future in [submit(copy_context().run, work, remaining) for _ in range(workers)]:
             future.result()

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from rfx.attention import State
 from rfx.dispatch import FastPath
+from rfx_torch.fused import refuse
 from rfx_torch.module import FeatureModule
-from rfx_torch.paths import bidirectional, causal
+from rfx_torch.paths import run
 
 __all__ = ["FAST_PATHS", "FeatureModule"]
 
-_DEVICES = ("cpu", "cuda")
+_ANY = ("cpu", "cuda")
 
-FAST_PATHS = (
-    FastPath("bidirectional", "torch", "torch-stream", bidirectional, _DEVICES),
-    FastPath("causal", "torch", "torch-stream", causal, _DEVICES),
+FAST_PATHS = tuple(
+    FastPath(op, "torch", name, partial(run, name, op == "causal"), devices, refusal)
+    for op in ("bidirectional", "causal")
+    for name, devices, refusal in (
+        ("torch-fused", ("cpu",), refuse),
+        ("torch-stream", _ANY, None),
+    )
 )
 
 torch.export.register_dataclass(State)  # so that torch.func.vmap returns states

@@ -16,14 +16,21 @@ from torch import Tensor
 
 from rfx.features import DrawnMap
 from rfx.ops import Carry
+from rfx_torch.fused import fused
 from rfx_torch.stream import stream
 
-__all__ = ["attention"]
+__all__ = ["LOOPS", "attention"]
 
+LOOPS: dict[str, Callable[..., tuple[Tensor, Carry]]] = {
+    "torch-fused": fused,
+    "torch-stream": stream,
+}
 _skeletons: list[DrawnMap] = []
 
 
 def attention(
+    loop: str,
+    is_causal: bool,
     features: DrawnMap,
     query: Tensor,
     key: Tensor,
@@ -31,15 +38,14 @@ def attention(
     mask: Tensor | None,
     carry: Carry,
     *,
-    is_causal: bool,
     chunk_size: int,
 ) -> tuple[Tensor, Carry]:
-    """As the ops `bidirectional` and `causal`, opaque to the compiler."""
+    """As the loop of this name, opaque to the compiler."""
     arrays = features.arrays()
     statics = tuple(features.statics().items())
     skeleton = _skeleton(type(features), features.spec, statics, tuple(arrays))
     tensors = [*arrays.values(), query, key, value, *carry]
-    out, *rest = _forward(tensors, mask, skeleton, is_causal, chunk_size)
+    out, *rest = _forward(tensors, mask, loop, skeleton, is_causal, chunk_size)
     return out, Carry(*rest)
 
 
@@ -57,7 +63,12 @@ def _skeleton(
 
 
 def _run(
-    tensors: list[Tensor], mask: Tensor | None, skeleton: int, is_causal: bool, chunk_size: int
+    tensors: list[Tensor],
+    mask: Tensor | None,
+    loop: str,
+    skeleton: int,
+    is_causal: bool,
+    chunk_size: int,
 ) -> tuple[Tensor, ...]:
     *arrays, query, key, value, numerator, denominator, log_scale = tensors
     record = _skeletons[skeleton]
@@ -65,15 +76,21 @@ def _run(
     carry = Carry(numerator, denominator, log_scale)
     args = (features, query, key, value, mask, carry)
     with torch.autocast(query.device.type, enabled=False):
-        out, after = stream(is_causal, *args, chunk_size=chunk_size)
+        out, after = LOOPS[loop](is_causal, *args, chunk_size=chunk_size)
     return out, *after
 
 
 @torch.library.custom_op("rfx::attention", mutates_args=())
 def _forward(
-    tensors: list[Tensor], mask: Tensor | None, skeleton: int, is_causal: bool, chunk_size: int
+    tensors: list[Tensor],
+    mask: Tensor | None,
+    loop: str,
+    skeleton: int,
+    is_causal: bool,
+    chunk_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    outputs = _run(tensors, mask, skeleton, is_causal, chunk_size)
+    with torch.no_grad():
+        outputs = _run(tensors, mask, loop, skeleton, is_causal, chunk_size)
     given = {id(a) for a in tensors}  # an operator's outputs are never its inputs
     out, *carry = (a.clone() if id(a) in given else a.contiguous() for a in outputs)
     return out, carry[0], carry[1], carry[2]
@@ -81,7 +98,12 @@ def _forward(
 
 @_forward.register_fake
 def _(
-    tensors: list[Tensor], mask: Tensor | None, skeleton: int, is_causal: bool, chunk_size: int
+    tensors: list[Tensor],
+    mask: Tensor | None,
+    loop: str,
+    skeleton: int,
+    is_causal: bool,
+    chunk_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     query, _, value, *carry = tensors[-6:]
     out = carry[0].new_empty((*query.shape[:-1], value.shape[-1]))
@@ -94,6 +116,7 @@ def _gradient(
     tensors: list[Tensor],
     mask: Tensor | None,
     gradients: list[Tensor],
+    loop: str,
     skeleton: int,
     is_causal: bool,
     chunk_size: int,
@@ -101,7 +124,7 @@ def _gradient(
     def differentiate() -> list[Tensor]:
         with torch.enable_grad():
             leaves = [a.detach().requires_grad_() for a in tensors]
-            outputs = _run(leaves, mask, skeleton, is_causal, chunk_size)
+            outputs = _run(leaves, mask, loop, skeleton, is_causal, chunk_size)
             found = torch.autograd.grad(outputs, leaves, gradients, materialize_grads=True)
         return [a.contiguous() for a in found]
 
@@ -125,6 +148,7 @@ def _(
     tensors: list[Tensor],
     mask: Tensor | None,
     gradients: list[Tensor],
+    loop: str,
     skeleton: int,
     is_causal: bool,
     chunk_size: int,
@@ -144,7 +168,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
     *tensors, mask = ctx.saved_tensors
     found = _gradient(tensors, mask, list(gradients), *ctx.options)
-    return found, None, None, None, None
+    return found, None, None, None, None, None
 
 
 _forward.register_autograd(_backward, setup_context=_keep)

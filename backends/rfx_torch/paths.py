@@ -1,4 +1,4 @@
-"""The functions that are registered: the loop in Python, or one operator where torch traces."""
+"""The functions that are registered: a loop in Python, or one operator where torch traces."""
 
 from __future__ import annotations
 
@@ -8,27 +8,19 @@ import torch
 from torch import Tensor
 
 from rfx.features import DrawnMap
-from rfx.ops.carry import Carry
-from rfx_torch.operator import attention
-from rfx_torch.stream import stream
+from rfx.ops import Carry
+from rfx_torch.operator import LOOPS, attention
 
-__all__ = ["bidirectional", "causal"]
+__all__ = ["run"]
 
 
-def bidirectional(
-    features: DrawnMap, query: Tensor, *args: Any, chunk_size: int
+def run(
+    name: str, is_causal: bool, features: DrawnMap, query: Tensor, *args: Any, chunk_size: int
 ) -> tuple[Tensor, Carry]:
-    """The op `rfx.ops.bidirectional`."""
+    """The op `rfx.ops.causal` or `rfx.ops.bidirectional`, by the loop of this name."""
     if _compiles():
-        return attention(features, query, *args, is_causal=False, chunk_size=chunk_size)
-    return stream(False, features, query, *args, chunk_size=chunk_size)
-
-
-def causal(features: DrawnMap, query: Tensor, *args: Any, chunk_size: int) -> tuple[Tensor, Carry]:
-    """The op `rfx.ops.causal`."""
-    if _compiles():
-        return attention(features, query, *args, is_causal=True, chunk_size=chunk_size)
-    return stream(True, features, query, *args, chunk_size=chunk_size)
+        return attention(name, is_causal, features, query, *args, chunk_size=chunk_size)
+    return LOOPS[name](is_causal, features, query, *args, chunk_size=chunk_size)
 
 
 def _compiles() -> bool:
