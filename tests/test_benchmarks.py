@@ -1,6 +1,7 @@
 """The benchmarks run, measure what they say, and use nothing of rfx but its public names.
 
-And the page that is made of them says what it must.
+And the page that is made of them says what it must. It is made of the same classes,
+imported in the same way, so the tests of both are in this one long file.
 """
 
 from __future__ import annotations

@@ -90,8 +90,9 @@ def _process(batch: Sequence[Job], quick: bool) -> list[Any]:
         return [Absent(f"took longer than {LIMIT:.0f} s", True)] * len(batch)
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     results = [_result(json.loads(line)) for line in lines[: len(batch)]]
-    last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-    return results + [Absent(last, True)] * (len(batch) - len(results))
+    lines = done.stderr.strip().splitlines()
+    why = lines[-1] if lines and done.returncode > 0 else f"exit status {done.returncode}"
+    return results + [Absent(why, True)] * (len(batch) - len(results))
 
 
 def _result(answer: dict[str, Any]) -> Any:

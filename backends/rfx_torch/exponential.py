@@ -67,7 +67,7 @@ class Heads:
         self.log_constant = query.weight.new_full((1, 1, 1), features.log_constant)
         self.tiny = torch.finfo(self.dtype).smallest_normal ** 0.5
         self.low = empty_log(self.dtype, torch)
-        self.products = torch.bfloat16 if halves else self.dtype
+        self.halves = halves
         self._buffers: dict[tuple[str, int, int], Tensor] = {}
 
     def _all(self, array: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Heads:
 
     def keys(self, key: Tensor, value: Tensor, mask: Tensor | None) -> Keys:
         """Logs and values of a chunk of keys; what is masked is absent."""
-        key, value = key.to(self.dtype), value.to(self.products)
+        key, value = key.to(self.dtype), value if self.halves else value.to(self.dtype)
         hidden = None if mask is None else ~mask
         if hidden is not None:
             key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)
@@ -128,26 +128,35 @@ class Heads:
         weight = exp_(keys.log.sub_(self.log_scale))
         return weight if keys.mask is None else weight.masked_fill_(~keys.mask, 0)
 
-    def add(self, weight: Tensor, value: Tensor) -> None:
-        """Add keys that are at the sums' scale already."""
-        if value.dtype == self.dtype:
-            self.numerator.baddbmm_(weight.mT, value)
+    def add(self, weight: Tensor, scaled: Tensor, value: Tensor) -> None:
+        """Add keys that are at the sums' scale already; ``scaled`` is ``weight``, `rounded`."""
+        if self.halves:
+            self.numerator += torch.bmm(scaled.mT, value)
         else:
-            self.numerator += torch.bmm(weight.mT, value)
-        self.denominator += weight.sum(-2, keepdim=True, dtype=self.dtype)
+            self.numerator.baddbmm_(scaled.mT, value)
+        self.denominator += weight.sum(-2, keepdim=True)
 
-    def query_weights(self, query: Tensor, shift: Tensor) -> Tensor:
-        """exp of logs plus a shift (h, 1, m), divided by the largest of each row: (h, C, m)."""
+    def query_logs(self, query: Tensor, shift: Tensor) -> Tensor:
+        """Logs of queries (h, C, m), plus a shift (h, 1, m)."""
         out = self.buffer("query", query.shape[1], shift.shape[-1])
-        log = torch.baddbmm(shift, query.to(self.dtype), self.query_weight, out=out)
+        return torch.baddbmm(shift, query.to(self.dtype), self.query_weight, out=out)
+
+    def query_weights(self, query: Tensor) -> Tensor:
+        """Features of queries at the sums' scale, divided by the largest of each row: (h, C, m)."""
+        log = self.query_logs(query, self.shift())
         return exp_(log.sub_(log.amax(-1, keepdim=True)))
+
+    def query_shares(self, query: Tensor, shift: Tensor) -> Tensor:
+        """How much each feature counts: a softmax over features (h, C, m)."""
+        log = self.query_logs(query, shift)
+        return torch.softmax(log, -1, out=log)
 
     def rounded(self, name: str, array: Tensor) -> Tensor:
         """The array as it enters products with values."""
-        if self.products == self.dtype:
+        if not self.halves:
             return array
         rows, columns = array.shape[1:]
-        return self.buffer(name, rows, columns, self.products).copy_(array)
+        return self.buffer(name, rows, columns, torch.bfloat16).copy_(array)
 
     def shift(self) -> Tensor:
         """What is added to the logs of queries: scale and bias."""
@@ -157,7 +166,8 @@ class Heads:
         """Add a chunk of keys: (h, C, d), (h, C, e) and (h, C, 1)."""
         keys = self.keys(key, value, mask)
         self.rescale(highest(self.carry(), keys)[:, None])
-        self.add(self.rounded("rounded key", self.key_weights(keys)), keys.value)
+        weight = self.key_weights(keys)
+        self.add(weight, self.rounded("rounded key", weight), keys.value)
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Σ_k b v / Σ_k b for each feature (h, m, e), and the shift that makes up for it.
@@ -170,9 +180,8 @@ class Heads:
 
     def attend(self, query: Tensor, means: Tensor, shift: Tensor, out: Tensor) -> None:
         """Write the output (h, C, e) of queries (h, C, d) that see the sums alone."""
-        weight = self.rounded("rounded query", self.query_weights(query, shift))
-        total = torch.bmm(weight, means.to(self.products))
-        torch.div(total, weight.sum(-1, keepdim=True, dtype=self.dtype), out=out)
+        share = self.rounded("rounded query", self.query_shares(query, shift))
+        out.copy_(torch.bmm(share, means))
 
     def bidirectional(
         self,
@@ -189,6 +198,7 @@ class Heads:
         if query.shape[2] == 0:
             return
         means, shift = self.means()
+        means = means.to(torch.bfloat16) if self.halves else means
         for each, its_out in zip(query.unbind(1), out.unbind(1), strict=True):
             for rows in chunks(0, each.shape[1], size):
                 self.attend(each[:, rows], means, shift, its_out[:, rows])
@@ -198,34 +208,47 @@ class Heads:
     ) -> None:
         """A causal chunk: queries (h, g, C, d), and the output (h, g, C, e) to write."""
         keys = self.keys(key, value, mask)
-        log_scale = highest(self.carry(), keys)
-        if not is_gentle(self.carry(), log_scale, keys):
-            args = (query.flatten(0, 1), key, value, mask, self.carry())
+        before = self.carry()
+        log_scale = highest(before, keys)
+        if not is_gentle(before, log_scale, keys):
+            args = (query.flatten(0, 1), key, value, mask, before)
             found, after = causal_op.portable(self.features, *args, chunk_size=key.shape[1])
             out.copy_(found.unflatten(0, out.shape[:2]))
             self.set(after)
             return
         self.rescale(log_scale[:, None])
-        scaled = self.rounded("rounded key", self.key_weights(keys))
+        exact = self.key_weights(keys)
+        scaled = self.rounded("rounded key", exact)
         for each, its_out in zip(query.unbind(1), out.unbind(1), strict=True):
-            weight = self.rounded("rounded query", self.query_weights(each, self.shift()))
-            pairs, denominator = self.pairs(weight, scaled)
-            total = torch.bmm(weight, self.numerator.to(self.products))
-            if total.dtype == self.dtype:
-                total.baddbmm_(pairs, keys.value)
+            weight = self.query_weights(each)
+            pairs, denominator = self.pairs(weight, self.rounded("rounded query", weight), scaled)
+            if self.halves:
+                self._product_of_halves(weight, pairs, denominator, keys.value, its_out)
             else:
-                total = total.to(self.dtype).add_(torch.bmm(pairs, keys.value))
-            self.divide(total, denominator, its_out)
-        self.add(scaled, keys.value)
+                total = torch.bmm(weight, self.numerator).baddbmm_(pairs, keys.value)
+                self.divide(total, denominator, its_out)
+        self.add(exact, scaled, keys.value)
 
-    def pairs(self, weight: Tensor, scaled: Tensor) -> tuple[Tensor, Tensor]:
+    def pairs(self, weight: Tensor, rounded: Tensor, scaled: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of all pairs of a chunk, the future 0, and what they and the past add up to."""
         rows = weight.shape[1]
-        out = self.buffer("pairs", rows, rows, self.products)
-        pairs = torch.bmm(weight, scaled.mT, out=out).tril_()
+        out = self.buffer("pairs", rows, rows, rounded.dtype)
+        pairs = torch.bmm(rounded, scaled.mT, out=out).tril_()
         past = torch.mul(weight, self.denominator, out=self.buffer("past", *weight.shape[1:]))
         denominator = pairs.sum(-1, keepdim=True, dtype=self.dtype)
         return pairs, denominator.add_(past.sum(-1, keepdim=True))
+
+    def _product_of_halves(
+        self, weight: Tensor, pairs: Tensor, denominator: Tensor, value: Tensor, out: Tensor
+    ) -> None:
+        """One product with the sums and the values together, divided before it is rounded."""
+        rows, width = weight.shape[1:]
+        share = self.buffer("share", rows, width + rows, torch.bfloat16)
+        both = self.buffer("both", width + rows, value.shape[-1], torch.bfloat16)
+        self.divide(weight, denominator, share[..., :width])
+        self.divide(pairs, denominator, share[..., width:])
+        both[:, :width], both[:, width:] = self.numerator, value
+        out.copy_(torch.bmm(share, both))
 
     def divide(self, total: Tensor, denominator: Tensor, out: Tensor) -> None:
         """The quotient, 0 where there is nothing to attend to."""
@@ -242,16 +265,16 @@ class Heads:
         mask: Tensor | None,
         out: Tensor,
         size: int,
-    ) -> Iterator[Carry]:
+    ) -> Iterator[None]:
         """As `bidirectional`; query i sees the keys j <= i + s - t.
 
-        Before each chunk of the triangle, yields the carry, not to be kept without a copy.
+        Stops before each chunk of the triangle, for the carry to be looked at.
         """
         queries, keys = before_triangle(query.shape[2], key.shape[1])
         first = None if mask is None else mask[:, keys]
         args = (query[:, :, queries], key[:, keys], value[:, keys], first, out[:, :, queries])
         self.bidirectional(*args, size)
         for rows, keys in triangle(query.shape[2], key.shape[1], size):
-            yield self.carry()
+            yield
             seen = None if mask is None else mask[:, keys]
             self.step(query[:, :, rows], key[:, keys], value[:, keys], seen, out[:, :, rows])

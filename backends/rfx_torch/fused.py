@@ -80,9 +80,11 @@ def _forward(
     keep: bool,
 ) -> tuple[Tensor, Carry, list[list[Carry]]]:
     """Output, carry, and for the gradient of causal attention some carries of each entry."""
-    out = carry.numerator.new_empty((*query.shape[:-1], value.shape[-1]))
+    halves = _in_halves(key, value)
+    dtype = value.dtype if halves else carry.numerator.dtype
+    out = carry.numerator.new_empty((*query.shape[:-1], value.shape[-1]), dtype=dtype)
     after = Carry(*(torch.empty_like(a, memory_format=torch.contiguous_format) for a in carry))
-    heads = Heads(features, key.shape[-3] if key.ndim > 2 else 1, _in_halves(key, value))
+    heads = Heads(features, key.shape[-3] if key.ndim > 2 else 1, halves)
     group = chunks_per_kept_carry(features.num_features, size)
     kept: list[list[Carry]] = []
     if mask is not None:
@@ -92,7 +94,7 @@ def _forward(
         heads.set(Carry(*sums[:3]))
         if is_causal:
             steps = enumerate(heads.causal(q, k, v, seen, o, size))
-            kept.append([_copy(now) for i, now in steps if keep and i % group == 0])
+            kept.append([_copy(heads.carry()) for i, _ in steps if keep and i % group == 0])
         else:
             heads.bidirectional(q, k, v, seen, o, size)
         for target, source in zip(sums[3:], heads.carry(), strict=True):

@@ -131,8 +131,7 @@ class Gradient(Heads):
         means, shift = self.means()
         means_gradient, shift_gradient = torch.zeros_like(means), torch.zeros_like(shift)
         for query, out, back, found in _each_head(parts):
-            share = self.query_weights(query, shift)
-            share /= share.sum(-1, keepdim=True)
+            share = self.query_shares(query, shift)
             back = back.to(self.dtype)
             common = (back * out).sum(-1, keepdim=True).neg_()
             change = self.buffer("change", *share.shape[1:])
@@ -160,8 +159,8 @@ class Gradient(Heads):
         key_change = self._key_change(value)
         value_gradient = torch.bmm(scaled, self.numerator_gradient)
         for query, out, back, its_found in _each_head([part]):
-            weight = self.query_weights(query, self.shift())
-            pairs, denominator = self.pairs(weight, scaled)
+            weight = self.query_weights(query)
+            pairs, denominator = self.pairs(weight, weight, scaled)
             nothing = denominator < self.tiny
             back = (back / denominator.masked_fill_(nothing, 1)).masked_fill_(nothing, 0)
             common = (back * out).sum(-1, keepdim=True).neg_()

@@ -77,7 +77,7 @@ def _run(
     args = (features, query, key, value, mask, carry)
     with torch.autocast(query.device.type, enabled=False):
         out, after = LOOPS[loop](is_causal, *args, chunk_size=chunk_size)
-    return out, *after
+    return out.to(numerator.dtype), *after
 
 
 @torch.library.custom_op("rfx::attention", mutates_args=())

@@ -157,4 +157,4 @@ def _check_features(features: DrawnMap, query: Array, key: Array) -> None:
 
 def _chunk_size(is_causal: bool) -> int:
     """Long enough for matrix products, short enough for a chunk's features to stay in cache."""
-    return 128 if is_causal else 256
+    return 128 if is_causal else 512
