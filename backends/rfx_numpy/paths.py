@@ -93,6 +93,8 @@ def threaded(
 
 def refuse_short(features: DrawnMap, query: Array, key: Array, *_: Any, **__: Any) -> str | None:
     """All heads at once are faster where there is little to do for each."""
+    if 0 in query.shape or 0 in key.shape:
+        return "there is nothing to compute"
     rows = max(query.shape[-2], key.shape[-2])
     return f"{rows} rows are too few to work head by head" if rows < 32 else None
 

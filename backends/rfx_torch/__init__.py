@@ -11,18 +11,22 @@ from rfx.dispatch import FastPath
 from rfx_torch.fused import refuse
 from rfx_torch.module import FeatureModule
 from rfx_torch.paths import run
+from rfx_torch.step import refuse_step, step
 
 __all__ = ["FAST_PATHS", "FeatureModule"]
 
 _ANY = ("cpu", "cuda")
 
-FAST_PATHS = tuple(
-    FastPath(op, "torch", name, partial(run, name, op == "causal"), devices, refusal)
-    for op in ("bidirectional", "causal")
-    for name, devices, refusal in (
-        ("torch-fused", ("cpu",), refuse),
-        ("torch-stream", _ANY, None),
-    )
+FAST_PATHS = (
+    FastPath("bidirectional", "torch", "torch-step", step, _ANY, refuse_step),
+    *(
+        FastPath(op, "torch", name, partial(run, name, op == "causal"), devices, refusal)
+        for op in ("bidirectional", "causal")
+        for name, devices, refusal in (
+            ("torch-fused", ("cpu",), refuse),
+            ("torch-stream", _ANY, None),
+        )
+    ),
 )
 
 torch.export.register_dataclass(State)  # so that torch.func.vmap returns states

@@ -39,8 +39,10 @@ def fused(
     return out, after
 
 
-def refuse(features: DrawnMap, query: Tensor, *_: Any, **__: Any) -> str | None:
+def refuse(features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: Any) -> str | None:
     """What the path does not serve."""
+    if 0 in query.shape or 0 in key.shape:
+        return "there is nothing to compute"
     if not isinstance(features, ExponentialMap):
         return f"it serves exponential maps, and this is a {type(features).__name__}"
     if torch._C._are_functorch_transforms_active():

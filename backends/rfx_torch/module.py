@@ -66,4 +66,4 @@ class FeatureModule(nn.Module):
             narrow = moved.dtype in (torch.float16, torch.bfloat16)
             return tensor.to(moved.device) if narrow else moved
 
-        return super()._apply(in_working_dtype, recurse)  # type: ignore[no-untyped-call]
+        return super()._apply(in_working_dtype, recurse)

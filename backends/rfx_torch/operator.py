@@ -125,7 +125,9 @@ def _gradient(
         with torch.enable_grad():
             leaves = [a.detach().requires_grad_() for a in tensors]
             outputs = _run(leaves, mask, loop, skeleton, is_causal, chunk_size)
-            found = torch.autograd.grad(outputs, leaves, gradients, materialize_grads=True)
+            both = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
+            outs, backs = zip(*both, strict=True)
+            found = torch.autograd.grad(outs, leaves, backs, materialize_grads=True)
         return [a.contiguous() for a in found]
 
     return _in_another_thread(differentiate, gradients[0].device)
