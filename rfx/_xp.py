@@ -26,14 +26,21 @@ _MODULES = {
     "cupy": "array_api_compat.cupy",
 }
 _namespaces: dict[str, Namespace] = {"numpy": np}
+_libraries: dict[type, str] = {np.ndarray: "numpy"}
+"""The common types of arrays, for a quick answer."""
 
 
 def library(array: object) -> str | None:
     """Name of the library that ``array`` belongs to, or None if it is no array."""
+    return _libraries.get(type(array)) or _find_library(array)
+
+
+def _find_library(array: object) -> str | None:
     if isinstance(array, np.ndarray):
         return "numpy"
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
+        _libraries.setdefault(torch.Tensor, "torch")
         return "torch"
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(array, jax.Array):

@@ -1,4 +1,4 @@
-"""Decoding: one key is added to the sums, and one query reads them, in as few calls as there can be.
+"""Decoding: one key is added to the sums, and one query reads them, in few calls.
 
 At the size of a single token a call of torch costs more than what it computes.
 """
@@ -15,6 +15,8 @@ from rfx.features.forms import ExponentialMap
 from rfx.ops import Carry
 from rfx.ops.heads import fold_heads, unfold_heads
 
+_TINY = {t: torch.finfo(t).smallest_normal ** 0.5 for t in (torch.float32, torch.float64)}
+
 __all__ = ["refuse_step", "step"]
 
 
@@ -29,29 +31,36 @@ def step(
     chunk_size: int,
 ) -> tuple[Tensor, Carry]:
     """The op `rfx.ops.bidirectional` for one query and one key."""
-    dtype = features.query_side.weight.dtype
-    value = value.to(dtype)
+    side, whole = features.query_side, query
+    dtype, heads = side.weight.dtype, key.shape[-3:-2]
+    query, key, value = fold_heads(query, heads).to(dtype), key.to(dtype), value.to(dtype)
     if mask is not None:
-        key, value = key.masked_fill(~mask, 0), value.masked_fill(~mask, 0)
-    log = features.log_key(key).log_scale
-    seen = log.detach()[..., 0, :]
+        hidden = ~mask
+        key, value = key.masked_fill(hidden, 0), value.masked_fill(hidden, 0)
+    if features.key_side is None:  # one product for both
+        log, query_log = side.project(torch.cat([key, query], -2)).split([1, query.shape[-2]], -2)
+    else:
+        log, query_log = features.key_side.project(key), side.project(query)
+        side = features.key_side
+    log = log + features.log_constant
+    if side.quadratic is not None:
+        log = log - (key * key * side.quadratic[..., None, :]).sum(-1, keepdim=True)
+    log_scale = log.detach()[..., 0, :]
     if mask is not None:
-        seen = torch.where(mask[..., 0, :], seen, carry.log_scale)
-    log_scale = torch.maximum(carry.log_scale, seen)
+        log_scale = torch.where(mask[..., 0, :], log_scale, carry.log_scale)
+    log_scale = torch.maximum(carry.log_scale, log_scale)
     kept = torch.exp(carry.log_scale - log_scale)
     weight = torch.exp(log - log_scale[..., None, :])
     if mask is not None:
-        weight = weight.masked_fill(~mask, 0)
+        weight = weight.masked_fill(hidden, 0)
     numerator = (carry.numerator * kept[..., None]).addcmul_(weight.mT, value)
     denominator = torch.addcmul(weight[..., 0, :], carry.denominator, kept)
 
-    log = features.log_query(fold_heads(query, key.shape[-3:-2])).log_scale
-    share = torch.softmax(log + log_scale[..., None, :], -1)
+    share = torch.softmax(query_log + log_scale[..., None, :], -1)
     total = torch.matmul(share, denominator[..., None])
     # Shares add up to 1, so only a denominator of zeros is that small, and its numerator is 0 too.
-    tiny = torch.finfo(dtype).smallest_normal ** 0.5
-    out = torch.matmul(share, numerator) / total.clamp(min=tiny)
-    return unfold_heads(out, query), Carry(numerator, denominator, log_scale)
+    out = torch.matmul(share, numerator) / total.clamp_(min=_TINY[dtype])
+    return unfold_heads(out, whole), Carry(numerator, denominator, log_scale)
 
 
 def refuse_step(features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: Any) -> str | None:
