@@ -26,6 +26,7 @@ _MODULES = {
     "cupy": "array_api_compat.cupy",
 }
 _namespaces: dict[str, Namespace] = {"numpy": np}
+_NOTHING = nullcontext()
 _libraries: dict[type, str] = {np.ndarray: "numpy"}
 """The common types of arrays, for a quick answer."""
 
@@ -166,10 +167,11 @@ def full_precision(array: Array) -> Any:
     """
     name = library(array)
     if name == "torch":
-        return sys.modules["torch"].autocast(array.device.type, enabled=False)
+        torch, kind = sys.modules["torch"], array.device.type
+        return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _NOTHING
     if name == "jax":
         return sys.modules["jax"].default_matmul_precision("highest")
-    return nullcontext()
+    return _NOTHING
 
 
 @contextmanager

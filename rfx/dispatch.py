@@ -51,6 +51,8 @@ class FastPath:
     refuse : callable, optional
         Called with the op's arguments; a sentence refuses them, None accepts them. It may read
         static facts only: dtypes, shapes, options, the drawn form.
+    by_name : bool
+        It runs only where it is asked for by name, as what compiles for seconds should.
     """
 
     op: str
@@ -59,6 +61,7 @@ class FastPath:
     function: Callable[..., Any]
     devices: tuple[str, ...]
     refuse: Callable[..., str | None] | None = None
+    by_name: bool = False
 
     def refusal(self, *args: Any, **kwargs: Any) -> str | None:
         """Why this path does not serve these arguments, or None."""
@@ -124,7 +127,7 @@ class Op:
         mine = [path for path in _loaded.get(str(library(args[1])), ()) if path.op == self.name]
         reasons: list[str] = []
         for path in mine:
-            if forced is not None and path.name != forced:
+            if path.name != forced if forced is not None else path.by_name:
                 continue
             refusal = path.refusal(*args, **kwargs)
             if refusal is None:

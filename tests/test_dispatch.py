@@ -53,9 +53,7 @@ def serving(arrays: list, call: dict) -> list[str]:
     """The fast paths that would take a call."""
     op, args, options = rfx.linear_attention.plan(*arrays, **call)
     options.pop("implementation")
-    paths = [
-        path for path in dispatch.load(rfx.explain(rfx.linear_attention, *arrays, **call).library)
-    ]
+    paths = dispatch.load(rfx.explain(rfx.linear_attention, *arrays, **call).library)
     return [p.name for p in paths if p.op == op.name and p.refusal(*args, **options) is None]
 
 

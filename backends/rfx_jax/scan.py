@@ -1,8 +1,10 @@
 """Streaming attention in JAX: the portable step under ``lax.scan``, compiled.
 
-Compilation does not depend on the number of chunks. Each step is a checkpoint, so that the backward
-pass computes features again and keeps a carry for each chunk, or for each group of chunks where the
-carry is large.
+Compilation does not depend on the number of chunks. There are two ways to walk over them. Chunks
+that are cut out of the sequence where they are needed save a copy of it, but their gradient would
+add to the whole sequence at each step. So what is differentiated scans over chunks that were laid
+out beforehand; each step is then a checkpoint, so that the backward pass computes features again
+and keeps a carry for each chunk, or for each group of chunks where the carry is large.
 """
 
 from __future__ import annotations
@@ -43,9 +45,8 @@ def bidirectional(
     chunk_size = min(chunk_size, max(t, key.shape[-2], 1))
     keys = _whole(key, value, mask, after=-key.shape[-2] % chunk_size)
     query = _pad(query, 0, -t % chunk_size)
-    run = partial(bidirectional_op.portable, chunk_size=chunk_size, driver=_DRIVER)
-    with jax.default_matmul_precision("highest"):  # no TF32: logs are differences of large numbers
-        out, carry = run(features, query, *keys, carry)
+    run = partial(bidirectional_op.portable, chunk_size=chunk_size)
+    out, carry = _run(run, features, query, *keys, carry)
     return out[..., :t, :], carry
 
 
@@ -67,10 +68,21 @@ def causal(
     before = -(s - t) % chunk_size if 0 < t < s else 0
     keys = _whole(key, value, mask, before, after)
     query = _pad(query, 0, after)
-    run = partial(causal_op.portable, chunk_size=chunk_size, driver=_DRIVER)
-    with jax.default_matmul_precision("highest"):
-        out, carry = run(features, query, *keys, carry)
+    run = partial(causal_op.portable, chunk_size=chunk_size)
+    out, carry = _run(run, features, query, *keys, carry)
     return out[..., :t, :], carry
+
+
+def _run(op: Callable[..., Any], *args: Any) -> tuple[Array, Carry]:
+    """An op with the driver that suits: cutting chunks out, unless a derivative is wanted."""
+    attend = jax.custom_jvp(partial(op, driver=_CUTTING))
+
+    @attend.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return jax.jvp(partial(op, driver=_SCANNING), primals, tangents)
+
+    with jax.default_matmul_precision("highest"):  # no TF32: logs are differences of large numbers
+        return attend(*args)
 
 
 def _whole(
@@ -87,6 +99,33 @@ def _whole(
 def _pad(array: Array, before: int, after: int) -> Array:
     """Lengthen the second last axis with zeros."""
     return jnp.pad(array, [(0, 0)] * (array.ndim - 2) + [(before, after), (0, 0)])
+
+
+def _cut(
+    step: Step, carry: Carry, arrays: Sequence[Array | None], length: int, chunk_size: int
+) -> tuple[Carry, Array | None]:
+    """As `_scan`, of chunks that are cut out one by one."""
+
+    def rows(start: Any, size: int) -> tuple[Array | None, ...]:
+        cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size, axis=-2)
+        return tuple(None if a is None else cut(a) for a in arrays)
+
+    chunks = length // chunk_size
+    outputs: list[Any] = []
+    if chunks > 0:
+        starts = jnp.arange(chunks) * chunk_size
+        carry, out = lax.scan(lambda c, start: step(c, rows(start, chunk_size)), carry, starts)
+        outputs.append(None if out is None else _join(out))
+    if chunks * chunk_size < length:
+        carry, out = step(carry, rows(chunks * chunk_size, length - chunks * chunk_size))
+        outputs.append(out)
+    return carry, _concatenated(outputs)
+
+
+def _concatenated(outputs: list[Any]) -> Array | None:
+    if not outputs or outputs[0] is None:
+        return None
+    return jnp.concatenate(outputs, axis=-2) if len(outputs) > 1 else outputs[0]
 
 
 def _scan(
@@ -112,9 +151,7 @@ def _scan(
         rest = slice(chunks * chunk_size, length)
         carry, out = step(carry, tuple(None if a is None else a[..., rest, :] for a in arrays))
         outputs.append(out)
-    if not outputs or outputs[0] is None:
-        return carry, None
-    return carry, jnp.concatenate(outputs, axis=-2) if len(outputs) > 1 else outputs[0]
+    return carry, _concatenated(outputs)
 
 
 def _scan_groups(step: Step, carry: Carry, chunks: Any, group: int) -> tuple[Carry, Any]:
@@ -147,4 +184,4 @@ def _branch(flag: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return lax.cond(flag, yes, no)
 
 
-_DRIVER = Driver(_scan, _branch)
+_CUTTING, _SCANNING = Driver(_cut, _branch), Driver(_scan, _branch)

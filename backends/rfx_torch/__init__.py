@@ -11,7 +11,7 @@ from rfx.dispatch import FastPath
 from rfx_torch.fused import refuse
 from rfx_torch.module import FeatureModule
 from rfx_torch.paths import run
-from rfx_torch.step import refuse_step, step
+from rfx_torch.step import compiled_step, refuse_step, step
 
 __all__ = ["FAST_PATHS", "FeatureModule"]
 
@@ -19,6 +19,15 @@ _ANY = ("cpu", "cuda")
 
 FAST_PATHS = (
     FastPath("bidirectional", "torch", "torch-step", step, _ANY, refuse_step),
+    FastPath(
+        "bidirectional",
+        "torch",
+        "torch-compiled-step",
+        compiled_step,
+        _ANY,
+        refuse_step,
+        by_name=True,
+    ),
     *(
         FastPath(op, "torch", name, partial(run, name, op == "causal"), devices, refusal)
         for op in ("bidirectional", "causal")

@@ -5,6 +5,8 @@ At the size of a single token a call of torch costs more than what it computes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from rfx.ops.heads import fold_heads, unfold_heads
 
 _TINY = {t: torch.finfo(t).smallest_normal ** 0.5 for t in (torch.float32, torch.float64)}
 
-__all__ = ["refuse_step", "step"]
+__all__ = ["compiled_step", "refuse_step", "step"]
 
 
 def step(
@@ -61,6 +63,18 @@ def step(
     # Shares add up to 1, so only a denominator of zeros is that small, and its numerator is 0 too.
     out = torch.matmul(share, numerator) / total.clamp_(min=_TINY[dtype])
     return unfold_heads(out, whole), Carry(numerator, denominator, log_scale)
+
+
+def compiled_step(*args: Any, **kwargs: Any) -> tuple[Tensor, Carry]:
+    """`step`, compiled by torch on its first call, which takes seconds and a C++ compiler."""
+    if torch.compiler.is_compiling():
+        return step(*args, **kwargs)
+    return _compiled()(*args, **kwargs)
+
+
+@cache
+def _compiled() -> Callable[..., tuple[Tensor, Carry]]:
+    return torch.compile(step)
 
 
 def refuse_step(features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: Any) -> str | None:

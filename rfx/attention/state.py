@@ -102,10 +102,7 @@ def to_carry(state: State) -> Carry:
 def from_carry(carry: Carry, features: DrawnMap, before: State | None, seen: int) -> State:
     """The state after ``seen`` more positions."""
     xp = namespace(carry.numerator)
-    if before is None:
-        length = full(carry.numerator, (), seen, xp.int32)
-    else:
-        length = before.length + seen
+    length = full(carry.numerator, (), seen, xp.int32) if before is None else before.length + seen
     return _record(carry, length, features.fingerprint)
 
 
