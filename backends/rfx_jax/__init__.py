@@ -9,6 +9,7 @@ import jax
 from rfx.attention import State
 from rfx.dispatch import FastPath
 from rfx.features import FORMS
+from rfx_jax.features import features, refuse_features
 from rfx_jax.scan import bidirectional, causal
 
 __all__ = ["FAST_PATHS"]
@@ -19,6 +20,7 @@ _ARRAYS = ("query_side", "key_side", "fingerprint")
 FAST_PATHS = (
     FastPath("bidirectional", "jax", "jax-scan", bidirectional, _DEVICES),
     FastPath("causal", "jax", "jax-scan", causal, _DEVICES),
+    FastPath("features", "jax", "jax-cosine", features, ("cpu",), refuse_features),
 )
 
 for _form in FORMS:

@@ -6,6 +6,7 @@ from functools import partial
 
 from rfx.dispatch import FastPath
 from rfx.ops import bidirectional, causal
+from rfx_numpy.features import features, refuse_features
 from rfx_numpy.paths import fused, refuse_form, refuse_short, threaded
 from rfx_numpy.step import refuse_long, step
 
@@ -14,6 +15,7 @@ __all__ = ["FAST_PATHS"]
 _CPU = ("cpu",)
 
 FAST_PATHS = (
+    FastPath("features", "numpy", "numpy-blocks", features, _CPU, refuse_features),
     FastPath("bidirectional", "numpy", "numpy-step", step, _CPU, refuse_long),
     *(
         path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -65,7 +65,7 @@ def _fused_worker(
     def run(features: DrawnMap, *arrays: Any) -> Carry:
         *inputs, carry, out = arrays
         workspace.begin(features, carry)
-        attend = causal if is_causal else bidirectional
+        attend: Callable[..., None] = causal if is_causal else bidirectional
         attend(*inputs, out)
         return workspace.carry()
 

@@ -8,6 +8,7 @@ import torch
 
 from rfx.attention import State
 from rfx.dispatch import FastPath
+from rfx_torch.features import features, refuse_features
 from rfx_torch.fused import refuse
 from rfx_torch.module import FeatureModule
 from rfx_torch.paths import run
@@ -28,6 +29,7 @@ FAST_PATHS = (
         refuse_step,
         by_name=True,
     ),
+    FastPath("features", "torch", "torch-blocks", features, ("cpu",), refuse_features),
     *(
         FastPath(op, "torch", name, partial(run, name, op == "causal"), devices, refusal)
         for op in ("bidirectional", "causal")

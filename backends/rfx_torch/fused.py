@@ -14,6 +14,7 @@ from rfx.features.forms import ExponentialMap
 from rfx.ops import Carry
 from rfx_torch.exponential import Heads, chunks_per_kept_carry
 from rfx_torch.gradient import Gradient, Inputs, Sequence
+from rfx_torch.memory import empty
 from rfx_torch.stream import stream
 
 __all__ = ["fused", "refuse"]
@@ -84,7 +85,7 @@ def _forward(
     """Output, carry, and for the gradient of causal attention some carries of each entry."""
     halves = _in_halves(key, value)
     dtype = value.dtype if halves else carry.numerator.dtype
-    out = carry.numerator.new_empty((*query.shape[:-1], value.shape[-1]), dtype=dtype)
+    out = empty((*query.shape[:-1], value.shape[-1]), dtype, carry.numerator)
     after = Carry(*(torch.empty_like(a, memory_format=torch.contiguous_format) for a in carry))
     heads = Heads(features, key.shape[-3] if key.ndim > 2 else 1, halves)
     group = chunks_per_kept_carry(features.num_features, size)
@@ -161,9 +162,7 @@ def _backward(ctx: Any, needed: tuple[bool, ...], gradients: tuple[Any, ...]) ->
     names = list(ctx.features.arrays())
     trained = [name for name, need in zip(names, needed[6:], strict=True) if need]
     work = Gradient(ctx.features, key.shape[-3] if key.ndim > 2 else 1, trained)
-    found = [
-        torch.empty_like(a, memory_format=torch.contiguous_format) for a in (query, key, value)
-    ]
+    found = [empty(tuple(a.shape), a.dtype, a) for a in (query, key, value)]
     sums = [torch.empty_like(a, memory_format=torch.contiguous_format) for a in (n, d)]
     if mask is not None:
         mask = mask.expand(*key.shape[:-1], 1)

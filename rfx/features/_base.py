@@ -11,8 +11,17 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from rfx import _check
-from rfx._xp import Array, from_numpy, full_precision, library, namespace, to_numpy, working_dtype
+from rfx import _check, ops
+from rfx._xp import (
+    Array,
+    device_kind,
+    from_numpy,
+    library,
+    namespace,
+    to_numpy,
+    truth,
+    working_dtype,
+)
 from rfx.dispatch import load
 from rfx.kernels import ExponentialKernel, Kernel, Softmax
 from rfx.projections import Orthogonal, Projection
@@ -32,7 +41,10 @@ class LogFeatures(NamedTuple):
 
     def exp(self) -> Array:
         """The plain feature matrix, shape (..., t, m); may overflow where the logs are large."""
-        scale = namespace(self.log_scale).exp(self.log_scale)
+        xp, on_cpu = namespace(self.log_scale), device_kind(self.log_scale) == "cpu"
+        if self.value is not None and on_cpu and truth(xp.all(self.log_scale == 0.0)):
+            return self.value  # a product with ones would cost a pass over the matrix
+        scale = xp.exp(self.log_scale)
         return scale if self.value is None else self.value * scale
 
 
@@ -131,14 +143,12 @@ class DrawnMap(ABC):
             If ``x`` is not what the map was drawn for.
         """
         self._check(x, "x")
-        with full_precision(x):
-            return self._complete(self.log_query(x), self.query_side, x)
+        return LogFeatures(*ops.features(self, x, side="query"))
 
     def key(self, y: Array) -> LogFeatures:
         """Features of keys, shape (..., s, d); as `query` otherwise."""
         self._check(y, "y")
-        with full_precision(y):
-            return self.log_key(y)
+        return LogFeatures(*ops.features(self, y, side="key"))
 
     def log_query(self, x: Array) -> LogFeatures:
         """Features of queries without the row term and the constant, unchecked: for ops.
@@ -149,15 +159,17 @@ class DrawnMap(ABC):
 
     def log_key(self, y: Array) -> LogFeatures:
         """Features of keys, unchecked: for ops."""
-        side = self.query_side if self.key_side is None else self.key_side
-        return self._complete(self.evaluate(side, y), side, y)
+        return self.complete(y, "key")
+
+    def complete(self, x: Array, side: str) -> LogFeatures:
+        """Features of points with the row term and the constant, unchecked: for ops."""
+        arrays = self.query_side if side == "query" or self.key_side is None else self.key_side
+        log_scale, value = self.evaluate(arrays, x)
+        return LogFeatures(log_scale + (arrays.row_term(x) + self.log_constant), value)
 
     @abstractmethod
     def evaluate(self, side: Side, x: Array) -> LogFeatures:
         """Features of points without the row term and the constant."""
-
-    def _complete(self, part: LogFeatures, side: Side, x: Array) -> LogFeatures:
-        return LogFeatures(part.log_scale + (side.row_term(x) + self.log_constant), part.value)
 
     def variance(self, x: Array, y: Array) -> Array | None:
         """Variance of one entry of `rfx.gram` over draws, as `Spec.variance`."""

@@ -4,5 +4,16 @@ from rfx.ops.bidirectional import bidirectional
 from rfx.ops.carry import Carry, empty
 from rfx.ops.causal import causal
 from rfx.ops.driver import EAGER, Driver, branch, scan
+from rfx.ops.features import features
 
-__all__ = ["EAGER", "Carry", "Driver", "bidirectional", "branch", "causal", "empty", "scan"]
+__all__ = [
+    "EAGER",
+    "Carry",
+    "Driver",
+    "bidirectional",
+    "branch",
+    "causal",
+    "empty",
+    "features",
+    "scan",
+]

@@ -1,0 +1,57 @@
+"""Trigonometric features in place: rows in threads, a block of them at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from rfx.features import DrawnMap
+from rfx.features.forms import TrigonometricMap
+from rfx_numpy import threads
+
+__all__ = ["features", "refuse_features"]
+
+Array = np.ndarray[Any, Any]
+_ROWS = 256
+
+
+def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array, Array]:
+    """The op `rfx.ops.features`; the constant is in the value, so that the log is the row term."""
+    arrays = features.query_side
+    if side == "key" and features.key_side is not None:
+        arrays = features.key_side
+    width, dtype = arrays.weight.shape[-1], arrays.weight.dtype
+    points = x.reshape(-1, x.shape[-1])
+    out = np.empty((len(points), features.num_features), dtype)
+    factor = dtype.type(math.exp(features.log_constant))
+
+    def work(starts: Iterator[int]) -> None:
+        angle = np.empty((_ROWS, width), dtype)
+        for start in starts:
+            rows = slice(start, start + _ROWS)
+            block, angles = out[rows], angle[: len(out[rows])]
+            np.matmul(points[rows].astype(dtype, copy=False), arrays.weight, out=angles)
+            if arrays.bias is not None:
+                angles += arrays.bias
+            np.cos(angles, out=block[:, :width])
+            if features.paired:
+                np.sin(angles, out=block[:, width:])
+            block *= factor
+
+    starts = range(0, len(points), _ROWS)
+    threads.run(work, starts, len(starts))
+    return arrays.row_term(x), out.reshape(*x.shape[:-1], features.num_features)
+
+
+def refuse_features(features: DrawnMap, x: Array, **_: Any) -> str | None:
+    """What the path does not serve."""
+    if not isinstance(features, TrigonometricMap):
+        return f"it serves trigonometric maps, and this is a {type(features).__name__}"
+    if features.heads is not None:
+        return "it serves maps that all heads share"
+    if x.size == 0:
+        return "there is nothing to compute"
+    return None

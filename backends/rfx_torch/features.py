@@ -1,0 +1,55 @@
+"""Trigonometric features in place, a block of rows at a time, so that the angles stay in cache."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rfx.features import DrawnMap
+from rfx.features.forms import TrigonometricMap
+from rfx_torch.memory import empty
+
+__all__ = ["features", "refuse_features"]
+
+_ROWS = 1024
+
+
+def features(features: TrigonometricMap, x: Tensor, *, side: str) -> tuple[Tensor, Tensor]:
+    """The op `rfx.ops.features`; the constant is in the value, so that the log is the row term."""
+    arrays = features.query_side
+    if side == "key" and features.key_side is not None:
+        arrays = features.key_side
+    weight, width = arrays.weight, arrays.weight.shape[-1]
+    points = x.reshape(-1, x.shape[-1])
+    out = empty((len(points), features.num_features), weight.dtype, weight)
+    angle = weight.new_empty(min(_ROWS, len(points)), width)
+    factor = math.exp(features.log_constant)
+    for block, rows in zip(out.split(_ROWS), points.split(_ROWS), strict=True):
+        angles = torch.mm(rows.to(weight.dtype), weight, out=angle[: len(rows)])
+        if arrays.bias is not None:
+            angles += arrays.bias
+        torch.cos(angles, out=block[:, :width])
+        if features.paired:
+            torch.sin(angles, out=block[:, width:])
+        block *= factor
+    return arrays.row_term(x), out.view(*x.shape[:-1], -1)
+
+
+def refuse_features(features: DrawnMap, x: Tensor, **_: Any) -> str | None:
+    """What the path does not serve."""
+    if not isinstance(features, TrigonometricMap):
+        return f"it serves trigonometric maps, and this is a {type(features).__name__}"
+    if features.heads is not None:
+        return "it serves maps that all heads share"
+    if 0 in x.shape:
+        return "there is nothing to compute"
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return "it writes in place, which a compiler or torch.func does not see through"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "it has no derivative in forward mode"
+    if torch.is_grad_enabled() and any(a.requires_grad for a in (x, *features.arrays().values())):
+        return "it has no gradient"
+    return None
