@@ -264,7 +264,9 @@ def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
     >>> phi = rfx.features.Positive(num_features=8).draw(4, seed=0, like=x)
     >>> print(rfx.explain(rfx.linear_attention, x, x, x, features=phi))
     linear_attention on numpy arrays runs op 'bidirectional' as 'portable'
-      no fast path is registered for numpy
+      numpy-step refused: it serves one query and one key, a step of decoding
+      numpy-fused refused: 8 rows are too few to work head by head
+      numpy-threads refused: 8 rows are too few to work head by head
     """
     plan = getattr(function, "plan", None)
     if plan is None:

@@ -358,3 +358,30 @@ def test_torch_func_goes_through_inside_a_compiled_function() -> None:
     for function in (torch.func.vmap(call), torch.func.grad(lambda *a: loss(call(*a)))):
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
         assert_agrees(compiled(q, k, v), to_numpy(function(q, k, v)), scale=256.0)
+
+
+def test_shard_map_splits_heads_over_devices() -> None:
+    code = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import jax, numpy as np, rfx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+mesh = Mesh(np.array(jax.devices()), ("heads",))
+host = np.random.default_rng(0).standard_normal((3, 4, 40, 4)).astype(np.float32)
+phi = rfx.features.Positive(16).draw(4, seed=0, like=jax.numpy.zeros(1))
+phi = jax.device_put(phi, NamedSharding(mesh, P()))
+q, k, v = (jax.device_put(a, NamedSharding(mesh, P("heads"))) for a in host)
+def attend(phi, q, k, v):
+    return rfx.linear_attention(q, k, v, features=phi, is_causal=True, chunk_size=16)
+places = (P(), P("heads"), P("heads"), P("heads"))
+split = jax.jit(jax.shard_map(attend, mesh=mesh, in_specs=places, out_specs=P("heads")))
+loss = lambda function: jax.grad(lambda k: (function(phi, q, k, v) ** 2).sum())(k)
+print(float(abs(split(phi, q, k, v) - attend(phi, q, k, v)).max()))
+print(float(abs(loss(split) - loss(attend)).max()))
+print(len(split(phi, q, k, v).sharding.device_set))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    output, gradient, devices = (float(line) for line in done.stdout.split())
+    assert output < 1e-6
+    assert gradient < 1e-5
+    assert devices == 2

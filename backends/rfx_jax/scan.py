@@ -82,7 +82,17 @@ def _run(op: Callable[..., Any], *args: Any) -> tuple[Array, Carry]:
         return jax.jvp(partial(op, driver=_SCANNING), primals, tangents)
 
     with jax.default_matmul_precision("highest"):  # no TF32: logs are differences of large numbers
-        return attend(*args)
+        return attend(*args[:-1], _varying(args))
+
+
+def _varying(args: tuple[Any, ...]) -> Carry:
+    """The carry plus 0, made of all arguments.
+
+    In ``jax.shard_map`` what enters a loop must be known to vary over the mesh as what leaves it.
+    """
+    *inputs, carry = args
+    zeros = [jnp.sum(a.ravel()[:0], dtype=carry.numerator.dtype) for a in jax.tree.leaves(inputs)]
+    return jax.tree.map(lambda array: array + sum(zeros), carry)
 
 
 def _whole(
@@ -181,7 +191,8 @@ def _join(chunks: Array) -> Array:
 
 
 def _branch(flag: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
-    return lax.cond(flag, yes, no)
+    # Otherwise each branch would fill the memory that the other one needs for its gradient.
+    return lax.cond(flag, jax.checkpoint(yes), jax.checkpoint(no))
 
 
 _CUTTING, _SCANNING = Driver(_cut, _branch), Driver(_scan, _branch)
