@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import rfx
+from rfx import reference
 from rfx._xp import to_numpy
 from rfx.testing import assert_agrees
 from tests.conftest import one_name_per_form
