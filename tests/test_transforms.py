@@ -175,7 +175,7 @@ def test_jax_transformations_go_through(name: str, is_causal: bool, steep: bool)
     want = rfx.linear_attention(
         *arrays, features=draw(name, arrays[0]), is_causal=is_causal, chunk_size=8
     )
-    scale = rfx.reference.log_size(*arrays[:2], features=phi) * rfx.reference.conditioning(
+    scale = reference.log_size(*arrays[:2], features=phi) * reference.conditioning(
         *arrays[:2], features=phi, is_causal=is_causal
     )
     check = {"scale": scale * (2 + np.abs(want)), "size": float(np.abs(arrays[2]).max())}
