@@ -175,20 +175,17 @@ def full_precision(array: Array) -> Any:
 
 
 @contextmanager
-def host_threads(threads: int) -> Iterator[None]:
-    """Hold NumPy's BLAS, and torch if it is imported, to a number of threads."""
-    from threadpoolctl import threadpool_limits  # 10 ms, so not at import
-
+def torch_threads(threads: int) -> Iterator[None]:
+    """Hold torch to a number of threads, if it is imported."""
     torch = sys.modules.get("torch")
     before = None if torch is None else torch.get_num_threads()
-    with threadpool_limits(limits=threads, user_api="blas"):
-        try:
-            if torch is not None:
-                torch.set_num_threads(threads)
-            yield
-        finally:
-            if torch is not None:
-                torch.set_num_threads(before)
+    try:
+        if torch is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(before)
 
 
 def check_threads(array: Array) -> None:

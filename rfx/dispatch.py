@@ -9,12 +9,13 @@ made for that library; from then on a choice is a walk through a plain tuple, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from rfx._check import positive_int
-from rfx._xp import check_threads, device_kind, full_precision, host_threads, library
+from rfx._xp import check_threads, device_kind, full_precision, library, torch_threads
+from rfx.threads import blas_limit
 
 __all__ = [
     "Explanation",
@@ -206,9 +207,10 @@ def options(*, implementation: str | None = None, threads: int | None = None) ->
     threads : int, optional
         Threads of the host to compute with. By default each library decides, as it was told by its
         own means; NumPy's paths take the number that its BLAS has. Inside the block BLAS is held to
-        this number, and so is torch if it is imported, whatever calls them; both get their own
-        numbers back. JAX fixes its threads when it starts, so that calls on its arrays are refused.
-        Results differ by rounding only.
+        this number in the whole process, and torch, if it is imported, in the thread that entered
+        the block, whatever calls them; both get their own numbers back. Of blocks that overlap in
+        several threads BLAS heeds the lowest number. JAX fixes its threads when it starts, so that
+        calls on its arrays are refused. Results differ by rounding only.
 
     Raises
     ------
@@ -231,7 +233,10 @@ def options(*, implementation: str | None = None, threads: int | None = None) ->
     _options.implementation = implementation or before.implementation
     _options.threads = threads or before.threads
     try:
-        with nullcontext() if threads is None else host_threads(threads):
+        with ExitStack() as stack:
+            if threads is not None:
+                stack.enter_context(blas_limit(threads))
+                stack.enter_context(torch_threads(threads))
             yield
     finally:
         _options.implementation, _options.threads = before.implementation, before.threads

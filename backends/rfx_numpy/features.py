@@ -42,7 +42,7 @@ def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array,
             block *= factor
 
     starts = range(0, len(points), _ROWS)
-    threads.run(work, starts, len(starts))
+    threads.run(work, starts)
     return arrays.row_term(x), out.reshape(*x.shape[:-1], features.num_features)
 
 

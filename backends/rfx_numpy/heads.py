@@ -57,7 +57,7 @@ def each_head(
                 part(target, index, first)[...] = source
 
     tasks = [(index, first) for index in np.ndindex(*batch) for first in range(0, heads, count)]
-    threads.run(work, tasks, len(tasks))
+    threads.run(work, tasks)
     return out, after
 
 
@@ -66,7 +66,7 @@ def _groups(array: Array, heads: int) -> Array:
     if array.ndim == 2:
         return array[None]
     *batch, _, length, dim = array.shape
-    return array.reshape(*batch, heads, -1, length, dim)
+    return array.reshape(*batch, heads, array.shape[-3] // heads, length, dim)
 
 
 def _at_once(heads: int, entries: int) -> int:

@@ -40,8 +40,18 @@ def fused(
     return out, after
 
 
-def refuse(features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: Any) -> str | None:
+def refuse(
+    features: DrawnMap,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    carry: Carry,
+    **_: Any,
+) -> str | None:
     """What the path does not serve."""
+    if torch.is_grad_enabled() and carry.log_scale.requires_grad:
+        return "it has no gradient for the log scale of a state"
     if 0 in query.shape or 0 in key.shape:
         return "there is nothing to compute"
     if not isinstance(features, ExponentialMap):
@@ -68,7 +78,10 @@ def _entries(*arrays: Any) -> Iterator[list[Any]]:
 
 def _grouped(array: Tensor, key: Tensor) -> Tensor:
     """(..., g h, t, d) -> (..., h, g, t, d) for h key heads, and (t, d) -> (1, t, d)."""
-    return array[None] if key.ndim == 2 else array.unflatten(-3, (key.shape[-3], -1))
+    if key.ndim == 2:
+        return array[None]
+    heads = key.shape[-3]
+    return array.unflatten(-3, (heads, array.shape[-3] // heads))
 
 
 def _forward(

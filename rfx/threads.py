@@ -1,0 +1,86 @@
+"""The number of threads of NumPy's BLAS: one setting of the process, with one owner here.
+
+Calls from several threads, and ``rfx.options(threads=...)`` around or beside them, may overlap.
+Each asks for a limit; the lowest holds, and the last to leave gives back what was there before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+__all__ = ["blas_limit", "blas_threads"]
+
+
+class _Blas:
+    """The limits that are asked for now, and BLAS's own number from before them."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.limits: list[int] = []
+        self.before = 1
+        self.controllers: list[Any] | None = None
+
+    def find(self) -> list[Any]:
+        """The BLAS libraries that are loaded; looked for once."""
+        if self.controllers is None:
+            from threadpoolctl import ThreadpoolController  # 10 ms, so not at import
+
+            self.controllers = ThreadpoolController().select(user_api="blas").lib_controllers
+        return self.controllers
+
+    def get(self) -> int:
+        """BLAS's own number, whatever limits hold; at least 1."""
+        if self.limits:
+            return self.before
+        return max((library.num_threads for library in self.find()), default=1)
+
+    def apply(self) -> None:
+        """Set what the limits, or their end, demand."""
+        for library in self.find():
+            # From version 3.7 on, only the thread that set a number first may set another.
+            release = getattr(library, "clear_controlling_thread", lambda force: None)
+            release(force=True)
+            library.set_num_threads(min(self.limits, default=self.before))
+            release(force=True)
+
+    def enter(self, threads: int) -> None:
+        with self.lock:
+            if not self.limits:
+                self.before = self.get()
+            self.limits.append(threads)
+            self.apply()
+
+    def leave(self, threads: int) -> None:
+        with self.lock:
+            self.limits.remove(threads)
+            self.apply()
+
+    def after_fork(self) -> None:
+        """Threads that asked for limits do not survive a fork."""
+        self.lock = Lock()
+        if self.limits:
+            self.limits.clear()
+            self.apply()
+
+
+_blas = _Blas()
+os.register_at_fork(after_in_child=_blas.after_fork)
+
+
+def blas_threads() -> int:
+    """Threads that BLAS uses when no limit of rfx holds."""
+    return _blas.get()
+
+
+@contextmanager
+def blas_limit(threads: int) -> Iterator[None]:
+    """Hold BLAS to a number of threads, in the whole process."""
+    _blas.enter(threads)
+    try:
+        yield
+    finally:
+        _blas.leave(threads)
