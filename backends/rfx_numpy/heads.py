@@ -70,12 +70,18 @@ def _groups(array: Array, heads: int) -> Array:
 
 
 def _at_once(heads: int, entries: int) -> int:
-    """Two heads of an even number, where that leaves all threads equal work.
+    """As many heads as leave all threads about the same work, at most 4.
 
-    Threads wait for each other between calls of NumPy, so that longer calls are better.
+    Threads wait for each other between calls of NumPy, so that longer calls are better, as long as
+    the features of a chunk stay in cache.
     """
-    tasks = entries * heads // 2
-    return 2 if heads % 2 == 0 and tasks % threads.available() == 0 else 1
+    threads_there = threads.available()
+    for count in (4, 2):
+        tasks = entries * heads // count
+        even = tasks % threads_there == 0 or tasks >= 4 * threads_there
+        if heads % count == 0 and even:
+            return count
+    return 1
 
 
 def _of_heads(features: DrawnMap, first: int, stop: int) -> DrawnMap:

@@ -18,6 +18,7 @@ from rfx_numpy.workspace import Workspace
 __all__ = ["fused", "refuse_form", "refuse_short", "threaded"]
 
 Array = np.ndarray[Any, Any]
+_LARGEST_CHUNK = 256  # with four heads at once, more leaves the cache
 
 
 def fused(
@@ -30,7 +31,7 @@ def fused(
     chunk_size: int,
 ) -> tuple[Array, Carry]:
     """Exponential maps, in place."""
-    size = min(chunk_size, max(query.shape[-2], key.shape[-2]))
+    size = min(chunk_size, _LARGEST_CHUNK, max(query.shape[-2], key.shape[-2]))
     start = partial(_fused_worker, is_causal, features, value.shape[-1], size)
     return each_head(start, features, query, key, value, *rest)
 
