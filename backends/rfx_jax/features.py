@@ -17,6 +17,7 @@ from jax import numpy as jnp
 from rfx.features import DrawnMap
 from rfx.features._base import Side
 from rfx.features.forms import TrigonometricMap
+from rfx.ops.features import log_and_factor
 
 __all__ = ["features", "refuse_features"]
 
@@ -26,7 +27,7 @@ _COEFFICIENTS = [(-1) ** k * (2 * math.pi) ** (2 * k) / math.factorial(2 * k) fo
 
 @partial(jax.jit, static_argnames="side")
 def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array, Array]:
-    """The op `rfx.ops.features`; the constant is in the value, so that the log is the row term."""
+    """The op `rfx.ops.features`."""
     arrays = features.query_side
     if side == "key" and features.key_side is not None:
         arrays = features.key_side
@@ -37,7 +38,8 @@ def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array,
         bias = jnp.concatenate([bias, bias - 0.5 * math.pi])
     with jax.default_matmul_precision("highest"):
         turns = Side(weight, bias).project(x) * (0.5 / math.pi)
-    return arrays.row_term(x), _cosine(turns) * math.exp(features.log_constant)
+    log_scale, factor = log_and_factor(features, arrays, x)
+    return log_scale, _cosine(turns) * factor
 
 
 def _cosine(turns: Array) -> Array:

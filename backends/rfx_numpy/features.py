@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from rfx.features import DrawnMap
 from rfx.features.forms import TrigonometricMap
+from rfx.ops.features import log_and_factor
 from rfx_numpy import threads
 
 __all__ = ["features", "refuse_features"]
@@ -19,14 +19,14 @@ _ROWS = 256
 
 
 def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array, Array]:
-    """The op `rfx.ops.features`; the constant is in the value, so that the log is the row term."""
+    """The op `rfx.ops.features`."""
     arrays = features.query_side
     if side == "key" and features.key_side is not None:
         arrays = features.key_side
     width, dtype = arrays.weight.shape[-1], arrays.weight.dtype
     points = x.reshape(-1, x.shape[-1])
     out = np.empty((len(points), features.num_features), dtype)
-    factor = dtype.type(math.exp(features.log_constant))
+    log_scale, factor = log_and_factor(features, arrays, x)
 
     def work(starts: Iterator[int]) -> None:
         angle = np.empty((_ROWS, width), dtype)
@@ -39,11 +39,12 @@ def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array,
             np.cos(angles, out=block[:, :width])
             if features.paired:
                 np.sin(angles, out=block[:, width:])
-            block *= factor
+            if factor != 1.0:
+                block *= factor
 
     starts = range(0, len(points), _ROWS)
     threads.run(work, starts)
-    return arrays.row_term(x), out.reshape(*x.shape[:-1], features.num_features)
+    return log_scale, out.reshape(*x.shape[:-1], features.num_features)
 
 
 def refuse_features(features: DrawnMap, x: Array, **_: Any) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from rfx.features import DrawnMap
 from rfx.features.forms import TrigonometricMap
+from rfx.ops.features import log_and_factor
 from rfx_torch.memory import empty
 
 __all__ = ["features", "refuse_features"]
@@ -18,7 +18,7 @@ _ROWS = 1024
 
 
 def features(features: TrigonometricMap, x: Tensor, *, side: str) -> tuple[Tensor, Tensor]:
-    """The op `rfx.ops.features`; the constant is in the value, so that the log is the row term."""
+    """The op `rfx.ops.features`."""
     arrays = features.query_side
     if side == "key" and features.key_side is not None:
         arrays = features.key_side
@@ -26,7 +26,7 @@ def features(features: TrigonometricMap, x: Tensor, *, side: str) -> tuple[Tenso
     points = x.reshape(-1, x.shape[-1])
     out = empty((len(points), features.num_features), weight.dtype, weight)
     angle = weight.new_empty(min(_ROWS, len(points)), width)
-    factor = math.exp(features.log_constant)
+    log_scale, factor = log_and_factor(features, arrays, x)
     for block, rows in zip(out.split(_ROWS), points.split(_ROWS), strict=True):
         angles = torch.mm(rows.to(weight.dtype), weight, out=angle[: len(rows)])
         if arrays.bias is not None:
@@ -34,8 +34,9 @@ def features(features: TrigonometricMap, x: Tensor, *, side: str) -> tuple[Tenso
         torch.cos(angles, out=block[:, :width])
         if features.paired:
             torch.sin(angles, out=block[:, width:])
-        block *= factor
-    return arrays.row_term(x), out.view(*x.shape[:-1], -1)
+        if factor != 1.0:
+            block *= factor
+    return log_scale, out.view(*x.shape[:-1], -1)
 
 
 def refuse_features(features: DrawnMap, x: Tensor, **_: Any) -> str | None:
