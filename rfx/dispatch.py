@@ -122,7 +122,7 @@ class Op:
         self, *args: Any, implementation: str | None = None, **kwargs: Any
     ) -> tuple[Callable[..., Any], tuple[str, tuple[str, ...]]]:
         """The function that would run, its name, and a sentence for each path passed over."""
-        forced = _options.implementation if implementation is None else implementation
+        forced = _forced(self.name, args[1]) if implementation is None else implementation
         if forced == "portable":
             return self.portable, ("portable", ("asked for by name",))
         mine = [path for path in _loaded.get(str(library(args[1])), ()) if path.op == self.name]
@@ -141,6 +141,13 @@ class Op:
         if not mine:
             reasons.append(f"no fast path is registered for {library(args[1])}")
         return self.portable, ("portable", tuple(reasons))
+
+
+def _forced(op: str, array: Any) -> str | None:
+    """What ``rfx.options`` demands of an op: nothing, if the path that is named is another op's."""
+    name = _options.implementation
+    ops = {path.op for path in _loaded.get(str(library(array)), ()) if path.name == name}
+    return None if ops and op not in ops else name
 
 
 def check_implementation(implementation: Any) -> None:
@@ -203,7 +210,8 @@ def options(*, implementation: str | None = None, threads: int | None = None) ->
     Parameters
     ----------
     implementation : str, optional
-        ``"portable"`` or the name of a fast path, for every op; it must be able to run.
+        ``"portable"``, or the name of a fast path, for every op that has a path of this name; it
+        must be able to run.
     threads : int, optional
         Threads of the host to compute with. By default each library decides, as it was told by its
         own means; NumPy's paths take the number that its BLAS has. Inside the block BLAS is held to

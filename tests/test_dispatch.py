@@ -71,6 +71,16 @@ def test_fast_paths_agree_with_the_portable_body(lib: ArrayLibrary, is_causal: b
     assert_agrees(again, np.asarray(want))
 
 
+def test_a_forced_path_leaves_other_ops_alone() -> None:
+    x = np.random.default_rng(51).standard_normal((40, 4))
+    phi = rfx.features.Trigonometric(num_features=16).draw(4, seed=0, like=x)
+    want = rfx.gram(x, x, features=phi)
+    with rfx.options(implementation="numpy-threads"):
+        assert_agrees(rfx.gram(x, x, features=phi), want)
+        found = rfx.explain(rfx.linear_attention, x, x, x, features=phi)
+    assert found.implementation == "numpy-threads"
+
+
 def test_a_path_that_is_not_there_cannot_be_forced(lib: ArrayLibrary) -> None:
     arrays, phi = problem(lib)
     with pytest.raises(ValueError, match="known are portable"):
