@@ -166,19 +166,20 @@ def _batch_axes(query: Array, key: Array, value: Array) -> None:
             )
 
 
-def mask(mask: Array | None, key: Array) -> None:
+def mask(mask: Array | None, key: Array, names: tuple[str, str] = ("mask", "key")) -> None:
     """Refuse a key mask that is not bool of shape (s,), or of key.ndim - 1 axes each 1 or key's."""
+    name, of = names
     if mask is None:
         return
     if library(mask) is None:
         raise TypeError(
-            f"`mask` must be a bool array, got {type(mask).__name__}; convert it to an array"
+            f"`{name}` must be a bool array, got {type(mask).__name__}; convert it to an array"
         )
-    _plain_numpy("mask", mask)
-    together("key", key, "mask", mask)
+    _plain_numpy(name, mask)
+    together(of, key, name, mask)
     if mask.dtype != namespace(key).bool:
         raise TypeError(
-            f"`mask` must be bool with True for keys to keep, got dtype {mask.dtype}; "
+            f"`{name}` must be bool with True for positions to keep, got dtype {mask.dtype}; "
             "compare it first, for example mask > 0"
         )
     shape, wanted = tuple(mask.shape), tuple(key.shape[:-1])
@@ -189,7 +190,7 @@ def mask(mask: Array | None, key: Array) -> None:
     )
     if not fits or shape[-1] != wanted[-1]:
         raise ValueError(
-            f"`mask` must have shape ({wanted[-1]},) or {wanted} with 1 for shared axes, got "
+            f"`{name}` must have shape ({wanted[-1]},) or {wanted} with 1 for shared axes, got "
             f"{shape}; {_mask_advice(shape, wanted)}"
         )
 
@@ -210,7 +211,7 @@ def map_serves(features: Any, x: Array, name: str) -> None:
             f"`features` was drawn for dim={features.dim}, but `{name}` has d={x.shape[-1]}; "
             f"draw it again with dim={x.shape[-1]}"
         )
-    own = features.query_side.weight
+    own = features.like
     if library(own) != library(x):
         raise TypeError(
             f"`features` holds arrays of {library(own)}, but `{name}` is an array of "

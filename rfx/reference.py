@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 
 from rfx._xp import Array, to_numpy
-from rfx.features import DrawnMap, ExponentialMap, TrigonometricMap
+from rfx.features import ComplexMap, DrawnMap, ExponentialMap, MonomialMap, TrigonometricMap
 from rfx.kernels import Gaussian, Kernel, Softmax
+from rfx.projections.structured import Structured
 
 __all__ = [
     "conditioning",
@@ -33,7 +34,7 @@ def features(drawn: DrawnMap, x: Array, side: SideName) -> tuple[np.ndarray, np.
     Parameters
     ----------
     drawn : DrawnMap
-        Of a form known here: exponential or trigonometric.
+        Of a form known here.
     x : Array, shape (..., t, d)
         With an axis of heads if the map has one; grouped query heads take the arrays of their key
         head.
@@ -63,36 +64,72 @@ def features(drawn: DrawnMap, x: Array, side: SideName) -> tuple[np.ndarray, np.
 
 def _features(drawn: DrawnMap, x: Array, side: SideName) -> tuple[np.ndarray, np.ndarray]:
     points = _float64(x)
-    weight, bias, quadratic = _side(drawn, side, points)
-    projected = points @ weight
-    if bias is not None:
-        projected = projected + bias[..., None, :]
-    row = np.zeros((*projected.shape[:-1], 1))
-    if quadratic is not None:
+    held = _side(drawn, side, points)
+    if (shift := held.get("shift")) is not None:
+        points = points - shift[..., None, :]
+    if (transform := held.get("transform")) is not None:
+        points = _times(points, transform, held)
+    row = np.full((*points.shape[:-1], 1), drawn.log_constant)
+    if (quadratic := held.get("quadratic")) is not None:
         row = row - np.sum(quadratic[..., None, :] * points**2, axis=-1, keepdims=True)
-    row = row + drawn.log_constant
+    if (metric := held.get("metric")) is not None:
+        row = row - 0.5 * np.sum(_times(points, metric, held) ** 2, axis=-1, keepdims=True)
+    if (linear := held.get("linear")) is not None:
+        row = row + np.sum(linear[..., None, :] * points, axis=-1, keepdims=True)
+    if (constant := held.get("constant")) is not None:
+        row = row + constant[..., None, None]
+    return _of_form(drawn, points, held, row)
+
+
+def _of_form(
+    drawn: DrawnMap, points: np.ndarray, held: dict[str, np.ndarray], row: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    def project(points: np.ndarray, weight: str = "weight", bias: str = "bias") -> np.ndarray:
+        projected = points @ held[weight]
+        return projected + held[bias][..., None, :] if bias in held else projected
+
     if isinstance(drawn, ExponentialMap):
+        projected = project(points)
         return projected + row, np.ones_like(projected)
     if isinstance(drawn, TrigonometricMap):
-        waves = [np.cos(projected), np.sin(projected)] if drawn.paired else [np.cos(projected)]
+        angle = project(points)
+        waves = [np.cos(angle), np.sin(angle)] if drawn.paired else [np.cos(angle)]
         return row, np.concatenate(waves, axis=-1)
+    if isinstance(drawn, ComplexMap):
+        value = np.exp(1j * project(points, "frequency", "phase"))
+        log = np.concatenate([project(points)] * 2, axis=-1)
+        return log + row, np.concatenate([value.real, value.imag], axis=-1)
+    if isinstance(drawn, MonomialMap):
+        powers = held["weight"]
+        log = np.where(points == 0.0, -1e5, np.log(np.abs(np.where(points == 0.0, 1.0, points))))
+        signs = [
+            np.prod(np.sign(points + (points == 0.0))[..., :, None] ** part[..., None, :, :], -2)
+            for part in np.array_split(powers, max(1, powers.shape[-1] // 64), axis=-1)
+        ]
+        return project(log) + row, np.concatenate(signs, axis=-1)
     raise TypeError(
-        f"`drawn` must be an exponential or a trigonometric map, got {type(drawn).__name__}; "
+        f"`drawn` must be of a form known here, got {type(drawn).__name__}; "
         "write its formula into rfx.reference first"
     )
 
 
-def _side(drawn: DrawnMap, side: SideName, points: np.ndarray) -> list[np.ndarray | None]:
-    """Weight, bias and quadratic of a side, repeated for the query heads that share a key head."""
-    held = drawn.arrays()
-    prefix = side if f"{side}_weight" in held else "query"
-    found: list[np.ndarray | None] = []
-    for name in ("weight", "bias", "quadratic"):
-        array = held.get(f"{prefix}_{name}")
-        host = None if array is None else _float64(array)
-        if host is not None and drawn.heads is not None and points.ndim > 2:
+def _times(points: np.ndarray, factor: np.ndarray, held: dict[str, np.ndarray]) -> np.ndarray:
+    """By a matrix, or by a diagonal, which has one axis less."""
+    full = factor.ndim == held["weight"].ndim
+    return points @ factor if full else points * factor[..., None, :]
+
+
+def _side(drawn: DrawnMap, side: SideName, points: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of a side, repeated for the query heads that share a key head."""
+    arrays = drawn.side(side)._asdict()
+    found: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        host = _float64(array.dense() if isinstance(array, Structured) else array)
+        if drawn.heads is not None and points.ndim > 2:
             host = np.repeat(host, max(1, points.shape[-3] // drawn.heads), axis=0)
-        found.append(host)
+        found[name] = host
     return found
 
 

@@ -41,7 +41,7 @@ class _Blas:
     def apply(self) -> None:
         """Set what the limits, or their end, demand."""
         for library in self.find():
-            # From version 3.7 on, only the thread that set a number first may set another.
+            # Seen in threadpoolctl 3.8.0: only the thread that set a number first may set another.
             release = getattr(library, "clear_controlling_thread", lambda force: None)
             release(force=True)
             library.set_num_threads(min(self.limits, default=self.before))

@@ -163,7 +163,7 @@ def test_masks_of_other_shapes_are_refused(lib: ArrayLibrary) -> None:
     flat = (a[0, 0, ...] for a in (q, k, v))
     refused(ValueError, "pairs of a query and a key", *flat, mask=mask(6, 6), **call)
     floats = lib.convert(np.ones(6, dtype=np.float32))
-    refused(TypeError, "must be bool with True for keys to keep", q, k, v, mask=floats, **call)
+    refused(TypeError, "must be bool with True for positions to keep", q, k, v, mask=floats, **call)
     refused(TypeError, "`mask` must be a bool array, got list", q, k, v, mask=[True] * 6, **call)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rfx import reference
-from rfx.features import ExponentialMap, Positive, Trigonometric
-from rfx.features._base import Side
+from rfx.features import ExponentialMap, Positive, Side, Trigonometric
+
 from rfx.kernels import Gaussian, Softmax
 from rfx.testing import (
     EPS,

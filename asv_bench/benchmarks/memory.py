@@ -14,45 +14,50 @@ from ._rows import Prepared
 __all__ = ["Backward", "Device", "Forward", "extra"]
 
 LONG = LENGTHS[-1:]
-UNIT = "sizes of q, k and v together"
 
 
-class Forward(Prepared):
-    """On the host: the peak of the whole process, and what a call needs beyond its inputs."""
+class _Host(Prepared):
+    """On the host: the peak of the whole process, and what a call needs beyond its inputs.
+
+    asv finds no benchmarks in a class whose name starts with an underscore.
+    """
 
     params = (LONG, NAMES)
     param_names = ("L", "library")
-    unit = UNIT
+    unit = "sizes of q, k and v together"
 
     def prepare(self, L: int, name: str) -> None:
-        _on_host(name)
+        if LIBRARIES[name][1]:
+            raise NotImplementedError("memory of the host says nothing about a GPU")
         self.problem = Problem(name, L=L)
-        self.call = self.problem.linear()
+        self.call = self.of(self.problem)
+
+    def of(self, problem: Problem) -> Call:
+        """The call whose memory is measured."""
+        raise NotImplementedError
+
+    def track_extra(self, L: int, name: str) -> float:
+        return extra(self.call) / self.problem.input_bytes
+
+
+class Forward(_Host):
+    """The output alone."""
+
+    def of(self, problem: Problem) -> Call:
+        return problem.linear()
 
     def peakmem_forward(self, L: int, name: str) -> None:
         self.call()
 
-    def track_extra(self, L: int, name: str) -> float:
-        return extra(self.call) / self.problem.input_bytes
 
+class Backward(_Host):
+    """The output and its gradients."""
 
-class Backward(Prepared):
-    """The same of the output and its gradients."""
-
-    params = (LONG, NAMES)
-    param_names = ("L", "library")
-    unit = UNIT
-
-    def prepare(self, L: int, name: str) -> None:
-        _on_host(name)
-        self.problem = Problem(name, L=L)
-        self.call = self.problem.linear_gradient()
+    def of(self, problem: Problem) -> Call:
+        return problem.linear_gradient()
 
     def peakmem_backward(self, L: int, name: str) -> None:
         self.call()
-
-    def track_extra(self, L: int, name: str) -> float:
-        return extra(self.call) / self.problem.input_bytes
 
 
 class Device(Prepared):
@@ -95,8 +100,3 @@ def _resident(field: str) -> int:
     found = re.search(rf"^{field}:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
     assert found is not None
     return 1024 * int(found[1])
-
-
-def _on_host(name: str) -> None:
-    if LIBRARIES[name][1]:
-        raise NotImplementedError("memory of the host says nothing about a GPU")

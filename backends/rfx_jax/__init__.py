@@ -15,7 +15,7 @@ from rfx_jax.scan import bidirectional, causal
 __all__ = ["FAST_PATHS"]
 
 _DEVICES = ("cpu", "cuda", "tpu")
-_ARRAYS = ("query_side", "key_side", "fingerprint")
+_ARRAYS = ("query_side", "key_side", "fingerprint", "fitted")
 
 FAST_PATHS = (
     FastPath("bidirectional", "jax", "jax-scan", bidirectional, _DEVICES),

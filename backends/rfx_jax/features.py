@@ -15,8 +15,7 @@ from jax import Array
 from jax import numpy as jnp
 
 from rfx.features import DrawnMap
-from rfx.features._base import Side
-from rfx.features.forms import TrigonometricMap
+from rfx.features.forms import TrigonometricMap, refuse_other
 from rfx.ops.features import log_and_factor
 
 __all__ = ["features", "refuse_features"]
@@ -37,7 +36,7 @@ def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array,
         weight = jnp.concatenate([weight, weight], axis=-1)
         bias = jnp.concatenate([bias, bias - 0.5 * math.pi])
     with jax.default_matmul_precision("highest"):
-        turns = Side(weight, bias).project(x) * (0.5 / math.pi)
+        turns = arrays._replace(weight=weight, bias=bias).project(x) * (0.5 / math.pi)
     log_scale, factor = log_and_factor(features, arrays, x)
     return log_scale, _cosine(turns) * factor
 
@@ -53,8 +52,8 @@ def _cosine(turns: Array) -> Array:
 
 def refuse_features(features: DrawnMap, x: Array, **_: Any) -> str | None:
     """What the path does not serve."""
-    if not isinstance(features, TrigonometricMap):
-        return f"it serves trigonometric maps, and this is a {type(features).__name__}"
+    if other := refuse_other(features, TrigonometricMap):
+        return other
     if features.heads is not None:
         return "it serves maps that all heads share"
     if features.query_side.weight.dtype != jnp.float32:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from rfx.features import DrawnMap
-from rfx.features.forms import TrigonometricMap
+from rfx.features.forms import TrigonometricMap, refuse_other
 from rfx.ops.features import log_and_factor
 from rfx_numpy import threads
+from rfx_numpy.refusals import refuse_empty
 
 __all__ = ["features", "refuse_features"]
 
@@ -49,10 +50,5 @@ def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array,
 
 def refuse_features(features: DrawnMap, x: Array, **_: Any) -> str | None:
     """What the path does not serve."""
-    if not isinstance(features, TrigonometricMap):
-        return f"it serves trigonometric maps, and this is a {type(features).__name__}"
-    if features.heads is not None:
-        return "it serves maps that all heads share"
-    if x.size == 0:
-        return "there is nothing to compute"
-    return None
+    per_head = None if features.heads is None else "it serves maps that all heads share"
+    return refuse_other(features, TrigonometricMap) or per_head or refuse_empty(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,7 +36,7 @@ def each_head(
     if mask is not None:
         mask = np.broadcast_to(mask, (*key.shape[:-1], 1))
     *batch, heads = key.shape[:-2] or (1,)
-    count = _at_once(heads, key.size // (heads * key.shape[-1] * key.shape[-2]))
+    count = _at_once(heads, math.prod(batch))
 
     def part(array: Any, index: tuple[int, ...], first: int) -> Any:
         """The heads from ``first`` on, with an axis of heads if there was none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,9 +10,11 @@ import numpy as np
 
 from rfx.dispatch import Op
 from rfx.features import DrawnMap
-from rfx.features.forms import ExponentialMap
+from rfx.features.forms import ExponentialMap, refuse_other
 from rfx.ops import Carry
+from rfx.ops.chunks import before_triangle, chunks, triangle
 from rfx_numpy.heads import Worker, each_head
+from rfx_numpy.refusals import refuse_empty
 from rfx_numpy.workspace import Workspace
 
 __all__ = ["fused", "refuse_form", "refuse_short", "threaded"]
@@ -44,24 +46,20 @@ def _fused_worker(
     def bidirectional(
         query: Array, key: Array, value: Array, mask: Array | None, out: Array
     ) -> None:
-        for rows in _chunks(key.shape[1], size):
+        for rows in chunks(0, key.shape[1], size):
             workspace.absorb(key[:, rows], value[:, rows], None if mask is None else mask[:, rows])
         for each, its_out in zip(query.swapaxes(0, 1), out.swapaxes(0, 1), strict=True):
-            for rows in _chunks(each.shape[1], size):
+            for rows in chunks(0, each.shape[1], size):
                 workspace.attend(each[:, rows], its_out[:, rows])
 
     def causal(query: Array, key: Array, value: Array, mask: Array | None, out: Array) -> None:
-        t, s = query.shape[-2], key.shape[1]
-        alone, past = max(t - s, 0), max(s - t, 0)  # one of them is 0
-        first = None if mask is None else mask[:, :past]
-        bidirectional(query[:, :, :alone], key[:, :past], value[:, :past], first, out[:, :, :alone])
-        query, out = query[:, :, alone:], out[:, :, alone:]
-        key, value = key[:, past:], value[:, past:]
-        mask = None if mask is None else mask[:, past:]
-        for rows in _chunks(key.shape[1], size):
-            seen = None if mask is None else mask[:, rows]
-            queries, its_out = query[:, :, rows], out[:, :, rows]
-            workspace.step(queries, key[:, rows], value[:, rows], seen, its_out)
+        t, s = query.shape[2], key.shape[1]
+        rows, keys = before_triangle(t, s)
+        seen = None if mask is None else mask[:, keys]
+        bidirectional(query[:, :, rows], key[:, keys], value[:, keys], seen, out[:, :, rows])
+        for rows, keys in triangle(t, s, size):
+            seen = None if mask is None else mask[:, keys]
+            workspace.step(query[:, :, rows], key[:, keys], value[:, keys], seen, out[:, :, rows])
 
     def run(features: DrawnMap, *arrays: Any) -> Carry:
         *inputs, carry, out = arrays
@@ -71,10 +69,6 @@ def _fused_worker(
         return workspace.carry()
 
     return run
-
-
-def _chunks(length: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
 def threaded(
@@ -94,14 +88,11 @@ def threaded(
 
 def refuse_short(features: DrawnMap, query: Array, key: Array, *_: Any, **__: Any) -> str | None:
     """All heads at once are faster where there is little to do for each."""
-    if 0 in query.shape or 0 in key.shape:
-        return "there is nothing to compute"
     rows = max(query.shape[-2], key.shape[-2])
-    return f"{rows} rows are too few to work head by head" if rows < 32 else None
+    few = f"{rows} rows are too few to work head by head" if rows < 32 else None
+    return refuse_empty(query, key) or few
 
 
 def refuse_form(features: DrawnMap, *args: Any, **kwargs: Any) -> str | None:
     """Only exponential maps are fused."""
-    if not isinstance(features, ExponentialMap):
-        return f"it serves exponential maps, and this is a {type(features).__name__}"
-    return refuse_short(features, *args, **kwargs)
+    return refuse_other(features, ExponentialMap) or refuse_short(features, *args, **kwargs)

@@ -21,7 +21,7 @@ import numpy as np
 from rfx.features import DrawnMap
 from rfx.ops import Carry, causal
 from rfx.ops.bidirectional import divide
-from rfx.ops.carry import Keys, empty_log, highest
+from rfx.ops.carry import Keys, empty_log, highest, smallest_denominator
 from rfx.ops.causal import is_gentle
 
 __all__ = ["Workspace"]
@@ -46,7 +46,7 @@ class Workspace:
             return np.empty((heads, *shape), weight.dtype)
 
         self.low = empty_log(weight.dtype, np)
-        self.tiny = float(np.finfo(weight.dtype).smallest_normal) ** 0.5
+        self.tiny = smallest_denominator(weight.dtype, np)
         self.sums, self.log_scale = empty(width, columns + 1), empty(width)
         self.chunk_sums = empty(width, columns + 1)
         self.key, self.square = empty(chunk_size, dim + 2), empty(chunk_size, dim)

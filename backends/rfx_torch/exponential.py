@@ -17,10 +17,11 @@ from torch import Tensor
 from rfx.features.forms import ExponentialMap
 from rfx.ops import Carry
 from rfx.ops import causal as causal_op
-from rfx.ops.carry import Keys, empty_log, highest
+from rfx.ops.carry import Keys, empty_log, highest, smallest_denominator
 from rfx.ops.causal import is_gentle
+from rfx.ops.chunks import before_triangle, chunks, triangle
 
-__all__ = ["Heads", "before_triangle", "chunks", "chunks_per_kept_carry", "exp_", "triangle"]
+__all__ = ["Heads", "chunks_per_kept_carry", "exp_"]
 
 _LOG2_E = 1.0 / math.log(2.0)
 
@@ -28,22 +29,6 @@ _LOG2_E = 1.0 / math.log(2.0)
 def exp_(array: Tensor) -> Tensor:
     """exp in place. torch's exp2 takes a quarter of the time of its exp, and underflows as fast."""
     return array.mul_(_LOG2_E).exp2_()
-
-
-def chunks(start: int, stop: int, size: int) -> Iterator[slice]:
-    """Rows of each chunk; the last one may be shorter."""
-    return (slice(first, min(first + size, stop)) for first in range(start, stop, size))
-
-
-def before_triangle(t: int, s: int) -> tuple[slice, slice]:
-    """Of t queries and s keys, the queries before every key, and the keys before every query."""
-    return slice(0, max(t - s, 0)), slice(0, max(s - t, 0))
-
-
-def triangle(t: int, s: int, size: int) -> list[tuple[slice, slice]]:
-    """Queries and keys of each chunk in which the i-th query sees the keys up to the i-th."""
-    rows = chunks(max(t - s, 0), t, size)
-    return [(r, slice(r.start + s - t, r.stop + s - t)) for r in rows]
 
 
 def chunks_per_kept_carry(width: int, size: int) -> int:
@@ -65,7 +50,7 @@ class Heads:
         self.query_bias, self.key_bias = (self._row(s.bias) for s in (query, key))
         self.quadratic = self._row(key.quadratic)
         self.log_constant = query.weight.new_full((1, 1, 1), features.log_constant)
-        self.tiny = torch.finfo(self.dtype).smallest_normal ** 0.5
+        self.tiny = smallest_denominator(self.dtype, torch)
         self.low = empty_log(self.dtype, torch)
         self.halves = halves
         self._buffers: dict[tuple[str, int, int], Tensor] = {}

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from rfx.features import DrawnMap
-from rfx.features.forms import TrigonometricMap
+from rfx.features.forms import TrigonometricMap, refuse_other
 from rfx.ops.features import log_and_factor
 from rfx_torch.memory import empty
+from rfx_torch.refusals import refuse_empty, refuse_forward_mode
 
 __all__ = ["features", "refuse_features"]
 
@@ -41,16 +42,27 @@ def features(features: TrigonometricMap, x: Tensor, *, side: str) -> tuple[Tenso
 
 def refuse_features(features: DrawnMap, x: Tensor, **_: Any) -> str | None:
     """What the path does not serve."""
-    if not isinstance(features, TrigonometricMap):
-        return f"it serves trigonometric maps, and this is a {type(features).__name__}"
-    if features.heads is not None:
-        return "it serves maps that all heads share"
-    if 0 in x.shape:
-        return "there is nothing to compute"
+    return (
+        refuse_other(features, TrigonometricMap)
+        or _refuse_own_heads(features)
+        or refuse_empty(x)
+        or _refuse_tracing()
+        or refuse_forward_mode()
+        or _refuse_gradient(features, x)
+    )
+
+
+def _refuse_own_heads(features: DrawnMap) -> str | None:
+    return None if features.heads is None else "it serves maps that all heads share"
+
+
+def _refuse_tracing() -> str | None:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return "it writes in place, which a compiler or torch.func does not see through"
-    if torch.autograd.forward_ad._current_level >= 0:
-        return "it has no derivative in forward mode"
+    return None
+
+
+def _refuse_gradient(features: DrawnMap, x: Tensor) -> str | None:
     if torch.is_grad_enabled() and any(a.requires_grad for a in (x, *features.arrays().values())):
         return "it has no gradient"
     return None

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 from rfx.features import DrawnMap
-from rfx.features.forms import ExponentialMap
+from rfx.features.forms import ExponentialMap, refuse_other
 from rfx.ops import Carry
 from rfx_torch.exponential import Heads, chunks_per_kept_carry
 from rfx_torch.gradient import Gradient, Inputs, Sequence
-from rfx_torch.memory import empty
+from rfx_torch.memory import empty, empty_like
+from rfx_torch.refusals import (
+    refuse_empty,
+    refuse_forward_mode,
+    refuse_transforms,
+)
 from rfx_torch.stream import stream
 
 __all__ = ["fused", "refuse"]
@@ -52,24 +57,21 @@ def refuse(
     """What the path does not serve."""
     if torch.is_grad_enabled() and carry.log_scale.requires_grad:
         return "it has no gradient for the log scale of a state"
-    if 0 in query.shape or 0 in key.shape:
-        return "there is nothing to compute"
-    if not isinstance(features, ExponentialMap):
-        return f"it serves exponential maps, and this is a {type(features).__name__}"
-    if torch._C._are_functorch_transforms_active():
-        return "it writes in place, which torch.func does not see through"
-    if torch.autograd.forward_ad._current_level >= 0:
-        return "it has no derivative in forward mode"
-    return None
+    return (
+        refuse_empty(query, key)
+        or refuse_other(features, ExponentialMap)
+        or refuse_transforms()
+        or refuse_forward_mode()
+    )
 
 
-def _entries(*arrays: Any) -> Iterator[list[Any]]:
+def _entries(key: Tensor, mask: Tensor | None, *others: Tensor) -> Iterator[list[Any]]:
     """Each batch entry's part of arrays with the axes (batch..., heads, ...); None stays None.
 
-    They are views. The first array is the key, which tells the batch axes; heads become an axis of
-    length 1 where there is none.
+    They are views. The key tells the batch axes, to which the mask is broadcast; heads become an
+    axis of length 1 where there is none.
     """
-    key = arrays[0]
+    arrays = (key, None if mask is None else mask.expand(*key.shape[:-1], 1), *others)
     if key.ndim == 2:
         arrays = tuple(None if a is None else a[None] for a in arrays)
     for index in product(*(range(n) for n in key.shape[:-3])):
@@ -99,14 +101,12 @@ def _forward(
     halves = _in_halves(key, value)
     dtype = value.dtype if halves else carry.numerator.dtype
     out = empty((*query.shape[:-1], value.shape[-1]), dtype, carry.numerator)
-    after = Carry(*(torch.empty_like(a, memory_format=torch.contiguous_format) for a in carry))
+    after = Carry(*(empty_like(a) for a in carry))
     heads = Heads(features, key.shape[-3] if key.ndim > 2 else 1, halves)
     group = chunks_per_kept_carry(features.num_features, size)
     kept: list[list[Carry]] = []
-    if mask is not None:
-        mask = mask.expand(*key.shape[:-1], 1)
-    arrays = (key, value, mask, _grouped(query, key), _grouped(out, key), *carry, *after)
-    for k, v, seen, q, o, *sums in _entries(*arrays):
+    queries = (_grouped(a, key) for a in (query, out))
+    for k, seen, v, q, o, *sums in _entries(key, mask, value, *queries, *carry, *after):
         heads.set(Carry(*sums[:3]))
         if is_causal:
             steps = enumerate(heads.causal(q, k, v, seen, o, size))
@@ -175,22 +175,19 @@ def _backward(ctx: Any, needed: tuple[bool, ...], gradients: tuple[Any, ...]) ->
     names = list(ctx.features.arrays())
     trained = [name for name, need in zip(names, needed[6:], strict=True) if need]
     work = Gradient(ctx.features, key.shape[-3] if key.ndim > 2 else 1, trained)
-    found = [empty(tuple(a.shape), a.dtype, a) for a in (query, key, value)]
-    sums = [torch.empty_like(a, memory_format=torch.contiguous_format) for a in (n, d)]
-    if mask is not None:
-        mask = mask.expand(*key.shape[:-1], 1)
+    found, sums = ([empty_like(a) for a in group] for group in ((query, key, value), (n, d)))
     out_gradient, n_gradient, d_gradient, _ = gradients
     queries = (_grouped(a, key) for a in (query, out, out_gradient, found[0]))
-    arrays = (key, value, mask, *queries, *found[1:], c, *after, n_gradient, d_gradient, *sums)
+    arrays = (key, mask, value, *queries, *found[1:], c, *after, n_gradient, d_gradient, *sums)
     for entry, carries in zip(_entries(*arrays), ctx.kept or repeat([]), strict=False):
-        k, v, seen, q, o, back, q_found, k_found, v_found, first_scale = entry[:10]
+        k, seen, v, q, o, back, q_found, k_found, v_found, first_scale = entry[:10]
         *last, n_back, d_back, n_found, d_found = entry[10:]
         work.begin(n_back, d_back)
         sequence = Sequence(Inputs(q, k, v), seen, o, back, Inputs(q_found, k_found, v_found))
         if ctx.is_causal:
-            work.causal(sequence, first_scale, Carry(*last), carries, ctx.size)
+            work.causal_back(sequence, first_scale, Carry(*last), carries, ctx.size)
         else:
-            work.bidirectional(sequence, first_scale, Carry(*last), ctx.size)
+            work.bidirectional_back(sequence, first_scale, Carry(*last), ctx.size)
         n_found.copy_(work.numerator_gradient)
         d_found.copy_(work.denominator_gradient[:, 0])
     results = [*found, *sums, None, *(work.learned.get(name) for name in names)]

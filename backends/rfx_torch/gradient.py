@@ -25,14 +25,8 @@ from rfx.ops import Carry
 from rfx.ops import causal as causal_op
 from rfx.ops.carry import highest
 from rfx.ops.causal import is_gentle
-from rfx_torch.exponential import (
-    Heads,
-    before_triangle,
-    chunks,
-    chunks_per_kept_carry,
-    exp_,
-    triangle,
-)
+from rfx.ops.chunks import before_triangle, chunks, triangle
+from rfx_torch.exponential import Heads, chunks_per_kept_carry, exp_
 
 __all__ = ["Gradient", "Inputs", "Sequence"]
 
@@ -89,9 +83,7 @@ class Gradient(Heads):
         self.numerator_gradient = numerator.to(self.dtype, copy=True)
         self.denominator_gradient = denominator[:, None].to(self.dtype, copy=True)
 
-    def bidirectional(  # type: ignore[override]
-        self, whole: Sequence, before: Tensor, after: Carry, size: int
-    ) -> None:
+    def bidirectional_back(self, whole: Sequence, before: Tensor, after: Carry, size: int) -> None:
         """Find the gradients of the inputs, and move on to that of the first sums.
 
         ``before`` is the first log scale (h, m), ``after`` the last carry.
@@ -108,10 +100,10 @@ class Gradient(Heads):
             self._keys_back(self._key_change(keys.value).mul_(weight), inputs.key, mask, found.key)
         self._move_back(before[:, None])
 
-    def causal(  # type: ignore[override]
+    def causal_back(
         self, whole: Sequence, before: Tensor, after: Carry, kept: list[Carry], size: int
     ) -> None:
-        """As `bidirectional`; ``kept`` are the carries before some chunks of the triangle."""
+        """As `bidirectional_back`; ``kept`` are the carries before some chunks of the triangle."""
         t, s = whole.out.shape[2], whole.inputs.key.shape[1]
         parts = [whole.part(*rows) for rows in triangle(t, s, size)]
         group = chunks_per_kept_carry(self.key_weight.shape[-1], size)
@@ -122,9 +114,9 @@ class Gradient(Heads):
                 self.absorb(inputs.key, inputs.value, mask)
                 carries.append(self.carry())
             for carry, part in reversed(list(zip(carries, parts[first:], strict=False))):
-                self.step(part, carry)
+                self.step_back(part, carry)
         start = kept[0] if kept else after
-        self.bidirectional(whole.part(*before_triangle(t, s)), before, start, size)
+        self.bidirectional_back(whole.part(*before_triangle(t, s)), before, start, size)
 
     def _attend(self, parts: list[Sequence]) -> None:
         """Queries that see the sums alone: a softmax over features, and its gradient."""
@@ -145,7 +137,7 @@ class Gradient(Heads):
         shift_gradient -= (means_gradient * means).sum(-1)[:, None]
         self.denominator_gradient.addcmul_(shift_gradient, share)
 
-    def step(self, part: Sequence, before: Carry) -> None:  # type: ignore[override]
+    def step_back(self, part: Sequence, before: Carry) -> None:
         """A causal chunk, from the gradient of the sums after it to that of those before it."""
         inputs, mask, _, _, found = part
         self.set(before)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["empty"]
+__all__ = ["empty", "empty_like"]
 
 _LARGE = 1 << 22
 
@@ -23,3 +23,8 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, like: Tensor) -> Tensor:
     if size < _LARGE or like.device.type != "cpu":
         return like.new_empty(shape, dtype=dtype)
     return torch.from_numpy(np.empty(size, np.uint8)).view(dtype).view(shape)
+
+
+def empty_like(array: Tensor) -> Tensor:
+    """Memory of the array's shape and dtype, contiguous."""
+    return empty(tuple(array.shape), array.dtype, array)

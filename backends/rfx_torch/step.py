@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from rfx.features import DrawnMap
-from rfx.features.forms import ExponentialMap
+from rfx.features.forms import ExponentialMap, refuse_other
 from rfx.ops import Carry
+from rfx.ops.carry import smallest_denominator
 from rfx.ops.heads import fold_heads, unfold_heads
+from rfx_torch.refusals import refuse_transforms
 
-_TINY = {t: torch.finfo(t).smallest_normal ** 0.5 for t in (torch.float32, torch.float64)}
+_TINY = {t: smallest_denominator(t, torch) for t in (torch.float32, torch.float64)}
 
 __all__ = ["compiled_step", "refuse_step", "step"]
 
@@ -81,8 +83,4 @@ def refuse_step(features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: A
     """What the path does not serve."""
     if query.shape[-2] != 1 or key.shape[-2] != 1:
         return "it serves one query and one key, a step of decoding"
-    if not isinstance(features, ExponentialMap):
-        return f"it serves exponential maps, and this is a {type(features).__name__}"
-    if torch._C._are_functorch_transforms_active():
-        return "it writes in place, which torch.func does not see through"
-    return None
+    return refuse_other(features, ExponentialMap) or refuse_transforms()

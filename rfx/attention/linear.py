@@ -9,9 +9,10 @@ from rfx._xp import Array, namespace
 from rfx.attention.state import State, check_initial, from_carry, to_carry
 from rfx.dispatch import Op, check_implementation, planned
 from rfx.features import DrawnMap
-from rfx.features._base import check_drawn
+from rfx.features._drawn import check_drawn
 from rfx.ops import bidirectional, causal
 from rfx.ops.carry import empty
+from rfx.ops.heads import fold_heads, unfold_heads
 
 __all__ = ["linear_attention"]
 
@@ -142,11 +143,26 @@ def linear_attention(
         chunk_size=chunk_size,
         implementation=implementation,
     )
-    output, carry = op(*args, **options)
+    output, carry = op(features, *_placed(features, *args[1:5]), args[5], **options)
     output = namespace(value).astype(output, value.dtype, copy=False)
     if not return_state:
         return output
     return output, from_carry(carry, features, initial_state, key.shape[-2])
+
+
+def _placed(
+    features: DrawnMap, query: Array, key: Array, value: Array, mask: Array | None
+) -> tuple[Array, Array, Array, Array | None]:
+    """Queries and keys as the ops take them; see `rfx.features.Side.place`."""
+    query_side, key_side = features.side("query"), features.side("key")
+    if query_side.moves:
+        folded = fold_heads(query, key.shape[-3:-2])
+        query = unfold_heads(query_side.place(folded), query)
+    if key_side.moves:
+        if mask is not None:  # padding may hold NaN, which would come back through the gradient
+            key = namespace(key).where(mask, key, namespace(key).zeros_like(key))
+        key = key_side.place(key)
+    return query, key, value, mask
 
 
 def _check_features(features: DrawnMap, query: Array, key: Array) -> None:

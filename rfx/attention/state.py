@@ -148,7 +148,7 @@ def check_initial(state: Any, features: DrawnMap, key: Array, value: Array) -> N
     """Refuse an initial state that does not fit a call."""
     check_kind("initial_state", state)
     _check.together("key", key, "initial_state", state.numerator)
-    check_dtype("initial_state", state, features.query_side.weight.dtype)
+    check_dtype("initial_state", state, features.like.dtype)
     check_same_map("initial_state", state.fingerprint, features.fingerprint)
     wanted = (*key.shape[:-2], features.num_features, value.shape[-1])
     if tuple(state.numerator.shape) != wanted:

@@ -6,21 +6,45 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from rfx.features._base import DrawnMap, LogFeatures, Side, Spec
-from rfx.features.forms import FORMS, ExponentialMap, TrigonometricMap
+from rfx.features._drawn import DrawnMap
+from rfx.features._side import LogFeatures, Side
+from rfx.features._spec import RandomSpec, Spec
+from rfx.features.aligned import Aligned
+from rfx.features.alignment import Center, Transform
+from rfx.features.dense import SDERF
+from rfx.features.forms import (
+    FORMS,
+    ComplexMap,
+    ExponentialMap,
+    MonomialMap,
+    TrigonometricMap,
+)
 from rfx.features.gram import gram
+from rfx.features.moments import Moments, PointMoments
+from rfx.features.optimal import Optimal
 from rfx.features.positive import Positive
+from rfx.features.random_tables import GERF, OPRF
 from rfx.features.storage import load, save
 from rfx.features.trigonometric import Trigonometric
 
 __all__ = [
     "ALL",
     "FORMS",
+    "GERF",
     "NAMES",
+    "OPRF",
+    "SDERF",
+    "Aligned",
+    "ComplexMap",
     "DrawnMap",
     "ExponentialMap",
     "LogFeatures",
+    "Moments",
+    "MonomialMap",
+    "Optimal",
+    "PointMoments",
     "Positive",
+    "RandomSpec",
     "Side",
     "Spec",
     "Trigonometric",
@@ -31,11 +55,24 @@ __all__ = [
     "save",
 ]
 
+
+def _aligned(
+    base: Callable[..., Spec], center: Center, transform: Transform, **hyperparameters: Any
+) -> Spec:
+    return Aligned(base(**hyperparameters), center, transform)
+
+
 NAMES: dict[str, Callable[..., Spec]] = {
     "favor": Trigonometric,
     "favor-offset": partial(Trigonometric, offset=True),
     "favor+": Positive,
     "favor+hyp": partial(Positive, hyperbolic=True),
+    "favor++": OPRF,
+    "favor#": partial(_aligned, OPRF, None, "diagonal"),
+    "aderf": partial(_aligned, OPRF, None, "full"),
+    "sderf": SDERF,
+    "dense": partial(_aligned, SDERF, "mean", "full"),
+    "optimal": Optimal,
 }
 """Factories of specs by the papers' names."""
 

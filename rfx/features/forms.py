@@ -3,40 +3,113 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rfx._xp import Array, namespace
-from rfx.features._base import DrawnMap, LogFeatures, Side
+from rfx.features._drawn import DrawnMap
+from rfx.features._side import LogFeatures, Side
+from rfx.projections.structured import Structured
 
-__all__ = ["FORMS", "ExponentialMap", "TrigonometricMap"]
+__all__ = [
+    "FORMS",
+    "ComplexMap",
+    "ExponentialMap",
+    "MonomialMap",
+    "TrigonometricMap",
+    "refuse_other",
+]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ExponentialMap(DrawnMap):
-    """log φ_j(x) = x·w_j + b_j + row term: every feature is positive."""
+    """log φ_j(x) = z·w_j + b_j + row term, z the placed point: every feature is positive."""
 
     scale_per_feature: ClassVar[bool] = True
+    description: ClassVar[str] = "exponential"
 
-    def evaluate(self, side: Side, x: Array) -> LogFeatures:
-        return LogFeatures(side.project(x), None)
+    def evaluate(self, side: Side, z: Array) -> LogFeatures:
+        return LogFeatures(side.project(z), None)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class TrigonometricMap(DrawnMap):
-    """φ(x) = exp(row term) · [cos(x·w + b), sin(x·w + b)], or the cosines alone."""
+    """φ(x) = exp(row term) · [cos(z·w + b), sin(z·w + b)], or the cosines alone."""
 
     paired: bool = True
     """Whether the sines follow the cosines, so that there are two columns for each frequency."""
 
     scale_per_feature: ClassVar[bool] = False
+    description: ClassVar[str] = "trigonometric"
 
-    def evaluate(self, side: Side, x: Array) -> LogFeatures:
-        xp = namespace(x)
-        angle = side.project(x)
-        value = xp.cos(angle)
-        if self.paired:
-            value = xp.concat([value, xp.sin(angle)], axis=-1)
-        return LogFeatures(xp.zeros_like(angle[..., :1]), value)
+    @property
+    def num_features(self) -> int:
+        return super().num_features * (2 if self.paired else 1)
+
+    def evaluate(self, side: Side, z: Array) -> LogFeatures:
+        angle = side.project(z)
+        return LogFeatures(_row_of(angle), _waves(angle, self.paired))
 
 
-FORMS: tuple[type[DrawnMap], ...] = (ExponentialMap, TrigonometricMap)
+@dataclass(frozen=True, repr=False, eq=False)
+class ComplexMap(DrawnMap):
+    """φ_j(x) = exp(z·w_j + b_j + row term) · exp(i (z·f_j + p_j)), as cosines and sines.
+
+    Re(φ(x) φ(y)) of complex features is the product of [Re, Im] with [Re, −Im], so the frequencies
+    f and phases p of the key side have the other sign, and no complex number is ever formed.
+    """
+
+    scale_per_feature: ClassVar[bool] = True
+    description: ClassVar[str] = "complex exponential"
+
+    @property
+    def num_features(self) -> int:
+        return 2 * super().num_features
+
+    def evaluate(self, side: Side, z: Array) -> LogFeatures:
+        log = side.project(z)
+        return LogFeatures(namespace(log).concat([log, log], axis=-1), _waves(side.angle(z), True))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class MonomialMap(DrawnMap):
+    """φ_j(x) = exp(b_j + row term) Π_l z_l^w_jl for whole numbers w_jl at least 0, with 0⁰ = 1."""
+
+    scale_per_feature: ClassVar[bool] = True
+    description: ClassVar[str] = "monomial"
+
+    def evaluate(self, side: Side, z: Array) -> LogFeatures:
+        xp = namespace(z)
+        z = xp.astype(z, side.weight.dtype, copy=False)
+        nothing = z == 0.0
+        ones = xp.ones_like(z)
+        # exp of this is 0 in every dtype, and its product with a power of 0 is 0.
+        log = xp.where(nothing, xp.full_like(z, -1e5), xp.log(xp.abs(xp.where(nothing, ones, z))))
+        negative = xp.where(z < 0.0, ones, xp.zeros_like(z))
+        count = xp.matmul(negative, side.weight)  # factors below 0, an exact whole number
+        sign = 1.0 - 2.0 * xp.remainder(count, xp.full_like(count, 2.0))
+        return LogFeatures(side.project(log), sign)
+
+
+FORMS: tuple[type[DrawnMap], ...] = (ExponentialMap, TrigonometricMap, ComplexMap, MonomialMap)
+
+
+def refuse_other(features: Any, form: type[DrawnMap]) -> str | None:
+    """For fast paths: why a map is not of a form, with dense frequencies and plain row terms."""
+    if not isinstance(features, form):
+        return f"it serves {form.description} maps, and this is a {type(features).__name__}"
+    if isinstance(features.query_side.weight, Structured):
+        return "it serves dense frequencies, and these are structured"
+    if not features.side("key").has_plain_row_term:
+        return "it serves keys whose row term is a sum of squares of their coordinates"
+    return None
+
+
+def _row_of(array: Array) -> Array:
+    """Zeros, one for each row."""
+    return namespace(array).zeros_like(array[..., :1])
+
+
+def _waves(angle: Array, paired: bool) -> Array:
+    xp = namespace(angle)
+    value = xp.cos(angle)
+    return xp.concat([value, xp.sin(angle)], axis=-1) if paired else value

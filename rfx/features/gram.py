@@ -7,7 +7,8 @@ from typing import Any
 from rfx import _check
 from rfx._xp import Array, exp_nonpositive, full_precision, namespace
 from rfx.dispatch import planned
-from rfx.features._base import DrawnMap, LogFeatures, check_drawn
+from rfx.features._drawn import DrawnMap, check_drawn
+from rfx.features._side import LogFeatures
 
 __all__ = ["gram"]
 

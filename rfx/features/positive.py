@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
 
-from rfx import _check
-from rfx._xp import Array, namespace
-from rfx.features._base import Side, Spec, exp_times
+from rfx._xp import Array
+from rfx.features._spec import RandomSpec
+from rfx.features.exponential import exponential_side, relative_variance
 from rfx.features.forms import ExponentialMap
-from rfx.kernels import ExponentialKernel, squared_distance
+from rfx.features.moments import Sample
+from rfx.kernels import ExponentialKernel
 
 __all__ = ["Positive"]
 
 
 @dataclass(frozen=True)
-class Positive(Spec):
+class Positive(RandomSpec):
     """φ(x) = n^(-1/2) exp(ω·x − |x|²/2) for n frequencies ω, at unit temperature.
 
     For the Gaussian kernel the row term is −|x|². All features are positive, so attention with them
@@ -64,45 +64,32 @@ class Positive(Spec):
     paper: ClassVar[str] = "Choromanski et al. 2021"
 
     def __post_init__(self) -> None:
-        multiple = 2 if self.hyperbolic else 1
-        self._check_fields(multiple, "(a pair of ±ω)")
+        self._check_fields("(a pair of ±ω)")
+
+    @property
+    def columns(self) -> int:
+        return 2 if self.hyperbolic else 1
 
     @property
     def positive(self) -> bool:
         return True
 
-    @property
-    def unbiased(self) -> bool:
-        return self.projection.gaussian_rows
-
-    @property
-    def num_frequencies(self) -> int:
-        """Frequencies drawn, n."""
-        return self.num_features // (2 if self.hyperbolic else 1)
-
-    @property
-    def log_constant(self) -> float:
-        return -0.5 * math.log(self.num_features)
-
-    def variance(self, x: Array, y: Array) -> Array:
-        _check.points(x, y)
-        xp = namespace(x)
+    def relative_variance(
+        self, x: Array, y: Array, fitted: dict[str, Array]
+    ) -> tuple[Array, Array] | None:
         kernel = cast(ExponentialKernel, self.kernel)
-        # With φ = |x + y|² the second moment of one feature product is k² exp(φ).
-        phi = squared_distance(kernel.scaled(x), -kernel.scaled(y))
-        rest = -xp.expm1(-phi)
-        single = 0.5 * rest * rest if self.hyperbolic else rest
-        coupled = self.projection.coupled_rows(self.num_frequencies, x.shape[-1])
-        covariance = self.projection.positive_covariance(phi, x.shape[-1]) * xp.exp(-phi)
-        relative = (single + coupled * covariance) / self.num_frequencies
-        return exp_times(2.0 * kernel.log(x, y) + phi, relative)
+        return relative_variance(
+            kernel.scaled(x),
+            kernel.scaled(y),
+            None,
+            projection=self.projection,
+            frequencies=self.num_frequencies,
+            antithetic=self.hyperbolic,
+        )
 
-    def assemble(self, dim: int, rng: np.random.Generator, heads: int | None) -> ExponentialMap:
+    def assemble(self, dim: int, rng: np.random.Generator, sample: Sample | None) -> ExponentialMap:
         kernel = cast(ExponentialKernel, self.kernel)
-        unit = kernel.unit(dim)
-        weight = unit * self.frequencies(self.num_frequencies, dim, rng, heads)
-        if self.hyperbolic:
-            weight = np.concatenate([weight, -weight], axis=-1)
-        quadratic = np.full((*weight.shape[:-2], dim), 0.5 * unit**2 * (1 + kernel.norm_weight))
-        side = Side(weight, quadratic=quadratic)
-        return ExponentialMap(self, side, None, np.asarray(0.0))
+        growth = 0.5 * (1 + kernel.norm_weight)
+        omega = self.frequencies(dim, rng)
+        side = exponential_side(omega, np.ones(dim), kernel.unit(dim), growth, self.hyperbolic)
+        return ExponentialMap(self, side)

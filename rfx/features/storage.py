@@ -9,7 +9,8 @@ import numpy as np
 
 from rfx import _check
 from rfx._xp import Array, to_numpy
-from rfx.features._base import DrawnMap, Spec, check_drawn
+from rfx.features._drawn import DrawnMap, check_drawn
+from rfx.features._spec import Spec
 from rfx.features.forms import FORMS
 from rfx.kernels import Kernel
 from rfx.projections import Projection

@@ -8,17 +8,18 @@ from typing import ClassVar, cast
 
 import numpy as np
 
-from rfx import _check
 from rfx._xp import Array, namespace
-from rfx.features._base import Side, Spec, exp_times
+from rfx.features._side import Side
+from rfx.features._spec import RandomSpec, scaled
 from rfx.features.forms import TrigonometricMap
+from rfx.features.moments import Sample
 from rfx.kernels import ExponentialKernel, squared_distance
 
 __all__ = ["Trigonometric"]
 
 
 @dataclass(frozen=True)
-class Trigonometric(Spec):
+class Trigonometric(RandomSpec):
     """φ(x) = n^(-1/2) [cos(ω·x), sin(ω·x)] for n frequencies ω, at unit temperature.
 
     For the softmax kernel the features are multiplied by exp(|x|²/2). The variance is zero at
@@ -65,47 +66,43 @@ class Trigonometric(Spec):
     paper: ClassVar[str] = "Rahimi and Recht 2007; Choromanski et al. 2020"
 
     def __post_init__(self) -> None:
-        multiple = 1 if self.offset else 2
-        self._check_fields(multiple, "(a cosine and a sine a frequency)")
+        self._check_fields("(a cosine and a sine a frequency)")
+
+    @property
+    def columns(self) -> int:
+        return 1 if self.offset else 2
 
     @property
     def positive(self) -> bool:
         return False
 
     @property
-    def unbiased(self) -> bool:
-        return self.projection.gaussian_rows
-
-    @property
-    def num_frequencies(self) -> int:
-        """Frequencies drawn, n."""
-        return self.num_features // (1 if self.offset else 2)
-
-    @property
     def log_constant(self) -> float:
         return 0.5 * math.log(2.0 / self.num_features)
 
-    def variance(self, x: Array, y: Array) -> Array:
-        _check.points(x, y)
+    def relative_variance(
+        self, x: Array, y: Array, fitted: dict[str, Array]
+    ) -> tuple[Array, Array] | None:
+        if not self.projection.gaussian_rows:
+            return None
         xp = namespace(x)
         kernel = cast(ExponentialKernel, self.kernel)
         delta = squared_distance(kernel.scaled(x), kernel.scaled(y))
+        dim, n = x.shape[-1], self.num_frequencies
+        coupling = self.projection.coupling("trigonometric", delta, n, dim)
+        if coupling is None:
+            return None
         rest = -xp.expm1(-delta)  # 1 − K², K the Gaussian kernel
         single = 0.5 * rest * rest + (0.5 if self.offset else 0.0)
-        coupled = self.projection.coupled_rows(self.num_frequencies, x.shape[-1])
-        covariance = self.projection.trigonometric_covariance(delta, x.shape[-1])
-        variance = (single + coupled * covariance) / self.num_frequencies
-        return exp_times(2.0 * kernel.log(x, y) + delta, variance)
+        return delta, (single + coupling) / n
 
-    def assemble(self, dim: int, rng: np.random.Generator, heads: int | None) -> TrigonometricMap:
+    def assemble(
+        self, dim: int, rng: np.random.Generator, sample: Sample | None
+    ) -> TrigonometricMap:
         kernel = cast(ExponentialKernel, self.kernel)
         unit = kernel.unit(dim)
-        weight = unit * self.frequencies(self.num_frequencies, dim, rng, heads)
-        phase = rng.uniform(0.0, 2.0 * math.pi, (*weight.shape[:-2], weight.shape[-1]))
+        weight = scaled(self.frequencies(dim, rng), unit)
         growth = 0.5 * unit**2 * (1 - kernel.norm_weight)
-        side = Side(
-            weight,
-            bias=phase if self.offset else None,
-            quadratic=np.full((*weight.shape[:-2], dim), -growth) if growth else None,
-        )
-        return TrigonometricMap(self, side, None, np.asarray(0.0), paired=not self.offset)
+        phase = rng.uniform(0.0, 2.0 * math.pi, self.num_frequencies) if self.offset else None
+        side = Side(weight, bias=phase, quadratic=np.full(dim, -growth) if growth else None)
+        return TrigonometricMap(self, side, paired=not self.offset)

@@ -5,6 +5,7 @@ from rfx.ops.carry import Carry, empty
 from rfx.ops.causal import causal
 from rfx.ops.driver import EAGER, Driver, branch, scan
 from rfx.ops.features import features
+from rfx.ops.fwht import fwht
 
 __all__ = [
     "EAGER",
@@ -15,5 +16,6 @@ __all__ = [
     "causal",
     "empty",
     "features",
+    "fwht",
     "scan",
 ]

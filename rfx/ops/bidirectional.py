@@ -6,7 +6,7 @@ from typing import Any
 
 from rfx._xp import Array, constant, exp_nonpositive, namespace
 from rfx.dispatch import op
-from rfx.ops.carry import Carry, absorb, masked_keys
+from rfx.ops.carry import Carry, absorb, masked_keys, smallest_denominator
 from rfx.ops.driver import EAGER, Driver
 from rfx.ops.heads import fold_heads, unfold_heads
 
@@ -60,7 +60,7 @@ def divide(numerator: Array, denominator: Array) -> Array:
     would be.
     """
     xp = namespace(numerator)
-    nothing = xp.abs(denominator) < float(xp.finfo(denominator.dtype).smallest_normal) ** 0.5
+    nothing = xp.abs(denominator) < smallest_denominator(denominator.dtype, xp)
     safe = xp.where(nothing, xp.ones_like(denominator), denominator)
     return xp.where(nothing, xp.zeros_like(numerator), numerator / safe)
 

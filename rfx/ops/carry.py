@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 
 from rfx._xp import Array, DType, constant, exp_nonpositive, full, namespace
 
-__all__ = ["Carry", "absorb", "empty", "empty_log", "masked_keys", "merge"]
+__all__ = [
+    "Carry",
+    "absorb",
+    "empty",
+    "empty_log",
+    "masked_keys",
+    "merge",
+    "smallest_denominator",
+]
 
 
 class Carry(NamedTuple):
@@ -32,10 +40,15 @@ def empty_log(dtype: DType, xp: Any) -> float:
     return 0.5 * float(xp.finfo(dtype).min)
 
 
+def smallest_denominator(dtype: DType, xp: Any) -> float:
+    """Below it a denominator counts as 0: the root of the smallest normal number."""
+    return float(xp.finfo(dtype).smallest_normal) ** 0.5
+
+
 def empty(features: Any, key: Array, value: Array) -> Carry:
     """The carry before any key; ``key`` (..., s, d) and ``value`` (..., s, e) give the axes."""
     xp = namespace(key)
-    weight = features.query_side.weight
+    weight = features.like
     batch, dtype = tuple(key.shape[:-2]), weight.dtype
     width, columns = features.num_features, value.shape[-1]
     scales = width if features.scale_per_feature else 1
@@ -76,7 +89,7 @@ def masked_keys(features: Any, key: Array, value: Array, mask: Array | None) -> 
     the gradient.
     """
     xp = namespace(key)
-    value = xp.astype(value, features.query_side.weight.dtype, copy=False)
+    value = xp.astype(value, features.like.dtype, copy=False)
     if mask is None:
         log, feature = features.log_key(key)
         return Keys(log, feature, value, None)

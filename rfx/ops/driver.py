@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfx._xp import Array, namespace, truth
+from rfx.ops.chunks import chunks
 
 __all__ = ["EAGER", "Driver", "branch", "scan"]
 
@@ -35,9 +36,8 @@ def scan(
 ) -> tuple[Any, Any]:
     """Loop over chunks in Python; the last one may be shorter."""
     outputs = []
-    for start in range(0, length, chunk_size):
-        stop = min(start + chunk_size, length)
-        chunk = tuple(None if a is None else a[..., start:stop, :] for a in arrays)
+    for rows in chunks(0, length, chunk_size):
+        chunk = tuple(None if a is None else a[..., rows, :] for a in arrays)
         carry, out = step(carry, chunk)
         outputs.append(out)
     if not outputs or outputs[0] is None:

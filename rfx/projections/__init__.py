@@ -1,7 +1,25 @@
 """Laws of the frequencies: one coupling a file."""
 
 from rfx.projections._base import Projection
+from rfx.projections.fastfood import Fastfood
+from rfx.projections.hadamard import Hadamard
+from rfx.projections.halton import Halton
 from rfx.projections.iid import IID
+from rfx.projections.moment_matched import MomentMatched
+from rfx.projections.norm_coupled import NormCoupled
 from rfx.projections.orthogonal import Orthogonal
+from rfx.projections.simplex import Simplex
+from rfx.projections.sobol import Sobol
 
-__all__ = ["IID", "Orthogonal", "Projection"]
+__all__ = [
+    "IID",
+    "Fastfood",
+    "Hadamard",
+    "Halton",
+    "MomentMatched",
+    "NormCoupled",
+    "Orthogonal",
+    "Projection",
+    "Simplex",
+    "Sobol",
+]

@@ -3,37 +3,93 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from rfx._xp import Array
+from rfx._xp import Array, namespace
 
-__all__ = ["Projection"]
+__all__ = ["Kind", "Norms", "Projection", "check_norms", "row_norms"]
+
+Kind = Literal["exponential", "hyperbolic", "trigonometric"]
+"""Which function of ω·z a coupling is of: exp, cosh or cos."""
+
+Norms = Literal["chi", "fixed"]
+"""Norms of the rows: those of Gaussian rows, or sqrt(dim) for each."""
 
 
 class Projection(ABC):
     """A law for ``num`` frequencies in ``dim`` dimensions.
 
-    Subclasses are frozen dataclasses. Two things are claimed beside the sampling code, and read by
-    the tests: whether each row alone is N(0, I), and how rows are coupled. The coupling enters the
-    closed-form variance of a map through the covariance of one coupled pair of rows.
+    Subclasses are frozen dataclasses. What they claim beside the sampling code is read by the
+    tests, and enters the bias and the variance of a map: whether each row alone is N(0, I), whether
+    rows are dependent, and, in closed form where one is known, by how much.
     """
 
-    gaussian_rows: ClassVar[bool]
+    structured: ClassVar[bool] = False
+    """Whether ``factors`` exists, which a map then uses instead of ``sample``."""
+
+    independent_norms = False
+    """Whether the rows' norms are independent of one another and of all directions."""
+
+    independent_norms: ClassVar[bool] = True
+    """Whether the norms of the rows are independent of each other and of the directions."""
+
+    @property
+    @abstractmethod
+    def gaussian_rows(self) -> bool:
+        """Whether each row alone is exactly N(0, I)."""
+
+    @property
+    @abstractmethod
+    def coupled(self) -> bool:
+        """Whether the rows of one draw are dependent."""
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, num: int, dim: int) -> np.ndarray:
         """Draw frequencies, float64 of shape (num, dim), on the host."""
 
     @abstractmethod
-    def coupled_rows(self, num: int, dim: int) -> float:
-        """How many other rows a row is coupled to, averaged over the rows."""
+    def coupling(self, kind: Kind, squared_norm: Array, num: int, dim: int) -> Array | None:
+        """Covariances of a row's g(ω·z) with those of the other rows, summed.
 
-    @abstractmethod
-    def positive_covariance(self, squared_norm: Array, dim: int) -> Array:
-        """Cov(exp(ω·z), exp(ω'·z)) / E[exp(ω·z)]² of a coupled pair, at |z|² = squared_norm."""
+        The mean of n rows has the variance (Var g + coupling) / n.
 
-    @abstractmethod
-    def trigonometric_covariance(self, squared_norm: Array, dim: int) -> Array:
-        """Cov(cos(ω·z), cos(ω'·z)) of a coupled pair, at |z|² = squared_norm."""
+        Parameters
+        ----------
+        kind : "exponential", "hyperbolic" or "trigonometric"
+            g is exp, cosh (a pair ±ω) or cos. The first two are divided by E[exp(ω·z)]², which is
+            exp(|z|²) for Gaussian rows.
+        squared_norm : Array
+            |z|², of any library and shape.
+        num, dim : int
+
+        Returns
+        -------
+        Array, shape and dtype of ``squared_norm``, or None where no closed form is known
+            Averaged over the ``num`` rows; zeros for independent ones.
+        """
+
+    def exponential_mean(self, squared_norm: Array, dim: int) -> Array | None:
+        """E[exp(ω·z)] / exp(|z|²/2) of one row: 1 for Gaussian rows, None where not known."""
+        return namespace(squared_norm).ones_like(squared_norm) if self.gaussian_rows else None
+
+    def trigonometric_mean(self, squared_norm: Array, dim: int) -> Array | None:
+        """E[cos(ω·z)] of one row: exp(−|z|²/2) for Gaussian rows, None where not known."""
+        return namespace(squared_norm).exp(-0.5 * squared_norm) if self.gaussian_rows else None
+
+
+def check_norms(norms: str) -> None:
+    """Refuse norms of another name."""
+    if norms not in ("chi", "fixed"):
+        raise ValueError(
+            f"`norms` must be 'chi' or 'fixed', got {norms!r}; "
+            "take 'chi' for rows that are Gaussian"
+        )
+
+
+def row_norms(norms: Norms, rng: np.random.Generator, num: int, dim: int) -> np.ndarray:
+    """Norms of ``num`` rows, shape (num, 1)."""
+    if norms == "fixed":
+        return np.full((num, 1), float(dim) ** 0.5)
+    return np.sqrt(rng.chisquare(dim, size=(num, 1)))

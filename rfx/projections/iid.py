@@ -1,21 +1,32 @@
-"""Independent Gaussian frequencies."""
+"""Independent frequencies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from rfx._xp import Array, namespace
-from rfx.projections._base import Projection
+from rfx.projections._base import Kind, row_norms
+from rfx.projections._isotropic import Isotropic
 
 __all__ = ["IID"]
 
 
 @dataclass(frozen=True)
-class IID(Projection):
-    """Rows drawn independently from N(0, I).
+class IID(Isotropic):
+    """Independent rows: N(0, I), or of norm sqrt(dim) in uniform directions.
+
+    Parameters
+    ----------
+    norms : "chi" or "fixed"
+        With "fixed" each row has the norm sqrt(dim): maps are biased then, by the means that
+        `exponential_mean`, at most 1, and `trigonometric_mean` give.
+
+    Raises
+    ------
+    ValueError
+        If ``norms`` is neither.
 
     References
     ----------
@@ -28,16 +39,14 @@ class IID(Projection):
     (6, 4)
     """
 
-    gaussian_rows: ClassVar[bool] = True
+    coupled = False
+    independent_norms = True
 
     def sample(self, rng: np.random.Generator, num: int, dim: int) -> np.ndarray:
-        return rng.standard_normal((num, dim))
+        rows = rng.standard_normal((num, dim))
+        if self.norms == "fixed":
+            rows *= row_norms("fixed", rng, num, dim) / np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
 
-    def coupled_rows(self, num: int, dim: int) -> float:
-        return 0.0
-
-    def positive_covariance(self, squared_norm: Array, dim: int) -> Array:
-        return namespace(squared_norm).zeros_like(squared_norm)
-
-    def trigonometric_covariance(self, squared_norm: Array, dim: int) -> Array:
+    def coupling(self, kind: Kind, squared_norm: Array, num: int, dim: int) -> Array:
         return namespace(squared_norm).zeros_like(squared_norm)

@@ -1,0 +1,27 @@
+"""Why a path does not serve a call: one sentence each, or None. They are composed with ``or``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["refuse_empty", "refuse_forward_mode", "refuse_transforms"]
+
+
+def refuse_empty(*arrays: Tensor) -> str | None:
+    """Arrays without entries."""
+    return "there is nothing to compute" if any(0 in a.shape for a in arrays) else None
+
+
+def refuse_transforms() -> str | None:
+    """Calls inside torch.func."""
+    if torch._C._are_functorch_transforms_active():
+        return "it writes in place, which torch.func does not see through"
+    return None
+
+
+def refuse_forward_mode() -> str | None:
+    """Calls inside torch.autograd.forward_ad."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "it has no derivative in forward mode"
+    return None
