@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rfx._xp import Array, library, to_numpy
-from rfx.features import Spec
+from rfx.features import DrawnMap, Spec
 from rfx.kernels import ExponentialKernel
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "array_libraries",
     "assert_agrees",
     "cases",
+    "drawn",
     "probes",
     "tolerance",
     "z_score",
@@ -254,6 +255,31 @@ def _unit(point: np.ndarray) -> np.ndarray:
 def _pairs(activations: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if activations is not None:
         yield from zip(*np.asarray(activations, dtype=np.float64), strict=True)
+
+
+def drawn(
+    spec: Spec, dim: int, *, like: Array, seed: int = 0, heads: int | None = None
+) -> DrawnMap:
+    """A map of any spec: drawn, or fitted to standard normal points if it needs data.
+
+    Parameters
+    ----------
+    spec : Spec
+    dim : int
+    like : Array
+        As in `rfx.features.Spec.draw`.
+    seed : int
+    heads : int, optional
+
+    Returns
+    -------
+    DrawnMap
+    """
+    if not spec.needs_data:
+        return spec.draw(dim, seed=seed, like=like, heads=heads)
+    shape = (64, dim) if heads is None else (heads, 64, dim)
+    query, key = np.random.default_rng(seed).standard_normal((2, *shape))
+    return spec.fit(query, 0.5 * key + 0.2, seed=seed).to_like(like)
 
 
 @dataclass(frozen=True)

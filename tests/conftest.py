@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 
 import rfx
-from rfx.testing import ArrayLibrary, array_libraries
+from rfx.testing import ArrayLibrary, array_libraries, drawn
 
 LIBRARIES = array_libraries()
 
 
 def one_name_per_form() -> tuple[str, ...]:
-    """The first map of each canonical form: what stands for a family where time is short."""
-    found: dict[type, str] = {}
+    """A map for each way in which attention works: what stands for all where time is short.
+
+    They differ in whether features have one log a row, and in whether they are signed. Of positive
+    exponential maps it is one with placed points and arrays of its own for either side.
+    """
+    found: dict[tuple[bool, bool], str] = {}
     for name, spec in zip(rfx.features.NAMES, rfx.features.ALL, strict=True):
-        drawn = spec.fit(np.ones((3, 4)), np.ones((3, 4)), seed=0)
-        found.setdefault(type(drawn), name)
-    return tuple(found.values())
+        phi = drawn(spec, 4, like=np.zeros(1))
+        found.setdefault((phi.scale_per_feature, spec.positive), name)
+    return tuple({"favor+": "dense"}.get(name, name) for name in found.values())
 
 
 @pytest.fixture(params=LIBRARIES, ids=str)

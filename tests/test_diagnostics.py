@@ -7,7 +7,7 @@ import pytest
 
 import rfx
 from rfx._xp import to_numpy
-from rfx.testing import ArrayLibrary, assert_agrees
+from rfx.testing import ArrayLibrary, assert_agrees, drawn
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
@@ -41,7 +41,7 @@ def test_only_signed_maps_have_weak_denominators(lib: ArrayLibrary) -> None:
     q, k = lib.convert(q), lib.convert(k)
     shares = {}
     for name in ("favor", "favor+"):
-        phi = rfx.features.named(name, num_features=32).draw(8, seed=1, like=q)
+        phi = drawn(rfx.features.named(name, num_features=32), 8, seed=1, like=q)
         share = rfx.diagnostics.weak_denominators(q, k, features=phi, threshold=0.01)
         shares[name] = to_numpy(share)
     assert (shares["favor+"] == 0).all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import rfx
 from rfx import reference
 from rfx._xp import namespace, to_numpy
-from rfx.testing import ArrayLibrary, assert_agrees
+from rfx.testing import ArrayLibrary, assert_agrees, drawn
 from tests.conftest import one_name_per_form
 
 FORMS = pytest.mark.parametrize("name", one_name_per_form())
@@ -29,7 +29,7 @@ class Problem:
         self.k = (0.5 * rng.standard_normal((2, key_heads, 48, 8))).astype(np.float32)
         self.v = rng.standard_normal((2, key_heads, 48, 8)).astype(np.float32)
         spec = rfx.features.named(name, num_features=32)
-        self.phi = spec.draw(8, seed=31, like=lib.convert(self.q), heads=key_heads)
+        self.phi = drawn(spec, 8, seed=31, like=lib.convert(self.q), heads=key_heads)
 
     def __call__(self, q=None, k=None, v=None, **options):
         arrays = [
@@ -232,7 +232,7 @@ def test_any_lengths_masks_and_chunks_agree_with_the_oracle(
     q, k, v = (rng.standard_normal((2, n, 4)) for n in (t, t + more, t + more))
     k *= rng.choice([0.1, 1.0, 30.0], (1, t + more, 1))
     mask = rng.random((2, t + more)) < 0.6
-    phi = rfx.features.named(name, num_features=8).draw(4, seed=seed, like=q)
+    phi = drawn(rfx.features.named(name, num_features=8), 4, seed=seed, like=q)
     call = {"features": phi, "is_causal": is_causal, "mask": mask}
     out = rfx.linear_attention(q, k, v, chunk_size=chunk, **call)
     want = reference.linear_attention(q, k, v, **call)

@@ -8,7 +8,7 @@ import pytest
 import rfx
 from rfx import reference
 from rfx._xp import to_numpy
-from rfx.testing import ArrayLibrary, Case, assert_agrees, cases
+from rfx.testing import ArrayLibrary, Case, assert_agrees, cases, drawn
 from tests.conftest import one_name_per_form
 
 SPECS = pytest.mark.parametrize("name", rfx.features.NAMES)
@@ -55,7 +55,7 @@ def test_linear_attention_agrees_with_the_oracle(
     q, k, v = case.arrays(seed=1)
     q, k, v = (a.astype(np.float32) for a in (q, k, v))
     q_, k_, v_ = (lib.convert(a) for a in (q, k, v))
-    phi = spec_of(name).draw(case.dim, seed=2, like=q_)
+    phi = drawn(spec_of(name), case.dim, seed=2, like=q_)
     out = rfx.linear_attention(q_, k_, v_, features=phi, is_causal=is_causal, chunk_size=24)
     call = {"features": phi, "is_causal": is_causal}
     assert out.dtype == v_.dtype
@@ -73,7 +73,7 @@ def test_masked_and_grouped_attention_agrees_with_the_oracle(
     q = rng.standard_normal((2, 4, 63, 8)).astype(np.float32)
     k, v = rng.standard_normal((2, 2, 2, 63, 8)).astype(np.float32)
     mask = rng.random(shape) < 0.5
-    phi = spec_of(name).draw(8, seed=3, like=lib.convert(q), heads=2)
+    phi = drawn(spec_of(name), 8, seed=3, like=lib.convert(q), heads=2)
     call = {"features": phi, "is_causal": is_causal}
     out = rfx.linear_attention(
         *map(lib.convert, (q, k, v)), mask=lib.convert(mask), chunk_size=16, **call
@@ -110,7 +110,7 @@ def test_kernel_attention_over_several_blocks_agrees_with_the_oracle(lib: ArrayL
 @SPECS
 def test_gram_agrees_with_the_oracle(lib: ArrayLibrary, name: str) -> None:
     x, y = np.random.default_rng(7).standard_normal((2, 3, 31, 8)).astype(np.float32)
-    phi = spec_of(name).draw(8, seed=8, like=lib.convert(x))
+    phi = drawn(spec_of(name), 8, seed=8, like=lib.convert(x))
     out = rfx.gram(lib.convert(x), lib.convert(y[:, :17]), features=phi)
     want = reference.gram(x, y[:, :17], features=phi)
     assert_agrees(out, want, scale=reference.log_size(x, y, features=phi))
@@ -126,7 +126,7 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(
         pytest.skip(f"{lib} has no {dtype}")
     rng = np.random.default_rng(9)
     q, k, v = (lib.convert(a, dtype) for a in rng.standard_normal((3, 2, 63, 8)))
-    phi = spec_of(name).draw(8, seed=10, like=q)
+    phi = drawn(spec_of(name), 8, seed=10, like=q)
     out = rfx.linear_attention(q, k, v, features=phi, is_causal=is_causal, chunk_size=16)
     call = {"features": phi, "is_causal": is_causal}
     assert out.dtype == v.dtype
@@ -138,7 +138,7 @@ def test_float64_is_computed_in_float64(lib: ArrayLibrary, name: str) -> None:
     if "float64" not in lib.dtypes:
         pytest.skip(f"{lib} holds no float64 by default")
     q, k, v = np.random.default_rng(11).standard_normal((3, 2, 63, 8))
-    phi = spec_of(name).draw(8, seed=12, like=lib.convert(q))
+    phi = drawn(spec_of(name), 8, seed=12, like=lib.convert(q))
     for is_causal in (False, True):
         call = {"features": phi, "is_causal": is_causal}
         out = rfx.linear_attention(*map(lib.convert, (q, k, v)), chunk_size=16, **call)
@@ -164,7 +164,7 @@ def test_real_activations_agree_with_the_oracle(
     with np.load(activations / "smollm2_n512_causal.npz") as data:
         q, k, v = (data[f"{n}12"][:, :200] for n in "qkv")
     q_, k_, v_ = (lib.convert(a.astype(np.float32)) for a in (q, k, v))
-    phi = spec_of(name).draw(64, seed=14, like=q_, heads=3)
+    phi = drawn(spec_of(name), 64, seed=14, like=q_, heads=3)
     call = {"features": phi, "is_causal": is_causal}
     out = rfx.linear_attention(q_, k_, v_, **call)
     assert_close(out, q, k, v, **call)

@@ -10,7 +10,7 @@ import pytest
 import rfx
 from rfx import reference
 from rfx._xp import to_numpy
-from rfx.testing import ArrayLibrary, assert_agrees
+from rfx.testing import ArrayLibrary, assert_agrees, drawn
 from tests.conftest import one_name_per_form
 
 NAMES = pytest.mark.parametrize("name", one_name_per_form())
@@ -18,7 +18,7 @@ CAUSAL = pytest.mark.parametrize("is_causal", [False, True])
 
 
 def draw(name: str, dim: int, like, heads=None, m: int = 32):
-    return rfx.features.named(name, num_features=m).draw(dim, seed=2, like=like, heads=heads)
+    return drawn(rfx.features.named(name, num_features=m), dim, seed=2, like=like, heads=heads)
 
 
 def unit_rows(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -31,9 +31,9 @@ def test_specs_are_records(spec: Spec) -> None:
     copied = dataclasses.replace(spec)
     assert copied == spec
     assert hash(copied) == hash(spec)
-    assert dataclasses.replace(spec, num_features=2 * spec.num_features) != spec
+    field = dataclasses.fields(spec)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
-        spec.num_features = 3  # type: ignore[misc]
+        setattr(spec, field, getattr(spec, field))
     assert eval(repr(spec), vars(rfx.features) | vars(rfx.kernels) | vars(rfx.projections)) == spec
     assert isinstance(spec.paper, str)
 
@@ -41,7 +41,11 @@ def test_specs_are_records(spec: Spec) -> None:
 def test_every_name_has_a_ready_spec() -> None:
     assert len(ALL) == len(NAMES) == len(set(ALL))
     for name, spec in zip(NAMES, ALL, strict=True):
-        assert named(name, num_features=spec.num_features) == spec
+        if hasattr(spec, "num_features"):
+            assert named(name, num_features=spec.num_features) == spec
+            assert spec.replace(num_features=2 * spec.num_features) != spec
+        else:
+            assert named(name) == spec
 
 
 def test_names_take_hyperparameters() -> None:

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import rfx
 from rfx import dispatch, reference
 from rfx._xp import to_numpy
-from rfx.testing import ArrayLibrary, assert_agrees
+from rfx.testing import ArrayLibrary, assert_agrees, drawn
 
 torch = pytest.importorskip("torch")
 CAUSAL = pytest.mark.parametrize("is_causal", [False, True])
@@ -42,7 +42,7 @@ def problem(library: str, name: str = "favor+"):
     convert = ArrayLibrary(library, library).convert
     arrays = np.random.default_rng(60).standard_normal((3, 2, 3, 100, 5))
     q, k, v = (convert(a, "float32") for a in arrays)
-    phi = rfx.features.named(name, num_features=24).draw(5, seed=61, like=q)
+    phi = drawn(rfx.features.named(name, num_features=24), 5, seed=61, like=q)
     return [q, k, v], {"features": phi, "chunk_size": 32}
 
 

@@ -11,7 +11,7 @@ import pytest
 import rfx
 from rfx import reference
 from rfx._xp import to_numpy
-from rfx.testing import assert_agrees
+from rfx.testing import assert_agrees, drawn
 from tests.conftest import one_name_per_form
 
 torch = pytest.importorskip("torch")
@@ -29,7 +29,7 @@ def inputs(length: int = 21, scale: float = 0.5, seed: int = 40) -> tuple[np.nda
 
 
 def draw(name: str, like, m: int = 16):
-    return rfx.features.named(name, num_features=m).draw(4, seed=41, like=like, heads=2)
+    return drawn(rfx.features.named(name, num_features=m), 4, seed=41, like=like, heads=2)
 
 
 def steep_inputs() -> tuple[np.ndarray, ...]:

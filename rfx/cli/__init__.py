@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import rfx
-from rfx.cli import compare, info
+from rfx.cli import compare, info, reproduce
 from rfx.cli.errors import UserError
 
 __all__ = ["main"]
 
-COMMANDS = (compare, info)
+COMMANDS = (compare, info, reproduce)
 """Modules with ``add_parser(subparsers)``, which sets ``run`` to a function of the arguments."""
 
 

@@ -86,7 +86,7 @@ def plan(maps: Sequence[str] | None, num_features: Sequence[int]) -> list[tuple[
     specs: list[tuple[str, Spec]] = []
     for name in features.NAMES if maps is None else maps:
         try:
-            if name in ready and not _takes_num_features(ready[name]):
+            if name in ready and not hasattr(ready[name], "num_features"):
                 specs.append((name, ready[name]))
                 continue
             for m in num_features:
@@ -154,7 +154,7 @@ def _row(
         try:
             phi = spec.fit(query, key, seed=seed)
         except ValueError as error:
-            m = spec.num_features if _takes_num_features(spec) else None
+            m = getattr(spec, "num_features", None)
             raise _refusal(name, m, error) from error
         with np.errstate(all="ignore"):  # a signed map may divide by nearly nothing
             errors.append(tuple(_errors(attend(phi, query, key, value), target)))
@@ -170,10 +170,6 @@ def _errors(estimate: Array, target: np.ndarray) -> list[float]:
     with np.errstate(all="ignore"):
         errors = relative_error(to_numpy(estimate).astype(np.float64), target)
     return [float(error) for error in np.ravel(errors)]
-
-
-def _takes_num_features(spec: Spec) -> bool:
-    return any(f.name == "num_features" and f.init for f in dataclasses.fields(spec))
 
 
 def _refusal(name: str, num_features: int | None, error: ValueError) -> UserError:

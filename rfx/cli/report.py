@@ -14,12 +14,12 @@ import rfx
 from rfx.cli.errors import UserError
 from rfx.cli.measure import Comparison, Row
 
-__all__ = ["as_dict", "write"]
+__all__ = ["as_dict", "finite", "write"]
 
 
 def write(found: Comparison, path: Path) -> None:
     """Write the report; numbers that are not finite become null."""
-    text = json.dumps(_finite(as_dict(found)), indent=2, allow_nan=False)
+    text = json.dumps(finite(as_dict(found)), indent=2, allow_nan=False)
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
@@ -81,10 +81,10 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same tree with null for what JSON has no number for."""
     if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,12 +14,15 @@ from rich.text import Text
 from rfx.cli.measure import Comparison, Row
 from rfx.cli.sentences import footnotes, header, verdict
 
-__all__ = ["progress", "show"]
+__all__ = ["number", "paragraph", "progress", "show", "whole"]
 
 
 @contextmanager
-def progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """Show a bar on stderr if that is a terminal; gives the function that begins a step."""
+def progress(steps: int | None) -> Iterator[Callable[[str], None]]:
+    """Show a bar on stderr if that is a terminal; gives the function that begins a step.
+
+    ``steps`` is None where their number is not known.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
@@ -44,18 +47,18 @@ def show(found: Comparison) -> None:
     """Print header, table, verdict and footnotes on stdout."""
     console = Console(highlight=False)
     for name, text in header(found):
-        _paragraph(console, Text.assemble((f"{name:<8} ", "bold"), text))
+        paragraph(console, Text.assemble((f"{name:<8} ", "bold"), text))
     console.print()
-    _whole(console, _table(found))
+    whole(console, _table(found))
     console.print()
     worse = any(row.worse_than_uniform for row in found.rows)
-    _paragraph(console, Text(verdict(found), style="bold red" if worse else "bold green"))
+    paragraph(console, Text(verdict(found), style="bold red" if worse else "bold green"))
     console.print()
     for note in footnotes(found):
-        _paragraph(console, Text(note, style="dim"))
+        paragraph(console, Text(note, style="dim"))
 
 
-def _whole(console: Console, table: Table) -> None:
+def whole(console: Console, table: Table) -> None:
     """Print a table with every number whole, if need be wider than the terminal."""
     needed = Console(width=10_000).measure(table).maximum
     width, console.width = console.width, max(console.width, needed)
@@ -63,7 +66,7 @@ def _whole(console: Console, table: Table) -> None:
     console.width = width
 
 
-def _paragraph(console: Console, text: Text) -> None:
+def paragraph(console: Console, text: Text) -> None:
     """Print text, wrapped by words on a terminal and on one line in a pipe."""
     console.print(text, soft_wrap=not console.is_terminal)
 
@@ -86,17 +89,17 @@ def _cells(row: Row, exact: str) -> list[Text]:
     return [
         Text(row.map, style="bold"),
         Text(str(row.num_features)),
-        Text(_number(row.error)),
-        Text(_number(row.spread), style="dim"),
-        Text(_number(row.uniform)),
-        Text(_number(row.skill), style=style or "green"),
+        Text(number(row.error)),
+        Text(number(row.spread), style="dim"),
+        Text(number(row.uniform)),
+        Text(number(row.skill), style=style or "green"),
         Text(_milliseconds(row.seconds)),
         Text(exact),
         Text("worse" if row.worse_than_uniform else "", style=style),
     ]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three decimals or three digits, in at most seven characters."""
     size = abs(value)
     if not size < 1e5:

@@ -26,6 +26,7 @@ from rfx.features.positive import Positive
 from rfx.features.random_tables import GERF, OPRF
 from rfx.features.storage import load, save
 from rfx.features.trigonometric import Trigonometric
+from rfx.projections import Orthogonal
 
 __all__ = [
     "ALL",
@@ -67,7 +68,9 @@ NAMES: dict[str, Callable[..., Spec]] = {
     "favor-offset": partial(Trigonometric, offset=True),
     "favor+": Positive,
     "favor+hyp": partial(Positive, hyperbolic=True),
+    "favor+reg": partial(Positive, projection=Orthogonal(norms="fixed")),
     "favor++": OPRF,
+    "gerf": partial(GERF, A=-0.02 + 0.05j),
     "favor#": partial(_aligned, OPRF, None, "diagonal"),
     "aderf": partial(_aligned, OPRF, None, "full"),
     "sderf": SDERF,

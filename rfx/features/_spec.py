@@ -5,8 +5,8 @@ from __future__ import annotations
 import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 
@@ -68,9 +68,20 @@ class Spec(ABC):
         parameters.
         """
 
+    def parameters(self, dim: int, sample: Sample) -> Any:
+        """What is fitted to a sample, for `assemble`; the sample itself by default."""
+        return sample
+
     @abstractmethod
-    def assemble(self, dim: int, rng: np.random.Generator, sample: Sample | None) -> DrawnMap:
-        """Draw the arrays of one head on the host in float64; ``sample`` is what to fit to."""
+    def assemble(self, dim: int, rng: np.random.Generator, parameters: Any) -> DrawnMap:
+        """Draw the arrays of one head on the host in float64.
+
+        ``parameters`` are those that were fitted, or None for a map that needs no data.
+        """
+
+    def replace(self, **hyperparameters: Any) -> Self:
+        """The same spec with other hyperparameters; what a wrapper has not is its base's."""
+        return replace(cast(Any, self), **hyperparameters)
 
     def variance(self, x: Array, y: Array) -> Array | None:
         """Variance of one entry of `rfx.gram` over draws.
@@ -210,7 +221,9 @@ class Spec(ABC):
             found = [None] * (int(key.shape[-3]) if by_head else 1)
         return self._assembled(int(query.shape[-1]), seed, query, found, by_head)
 
-    def fit_moments(self, moments: Moments, *, seed: Any, like: Array) -> DrawnMap:
+    def fit_moments(
+        self, moments: Moments, *, seed: Any, like: Array, heads: int | None = None
+    ) -> DrawnMap:
         """Draw a map with parameters fitted to moments that were recorded before.
 
         Parameters
@@ -219,16 +232,21 @@ class Spec(ABC):
         seed : int or numpy.random.Generator
         like : Array
             As in `draw`.
+        heads : int, optional
+            Where the moments have no axis of heads, draw that many independent maps with the
+            same parameters.
 
         Returns
         -------
         DrawnMap
-            With an axis of heads if the moments have one.
+            With an axis of heads if the moments have one, or if ``heads`` is given.
 
         Raises
         ------
         TypeError
             If ``moments`` is no record of moments, or the map needs the points themselves.
+        ValueError
+            If ``heads`` is given and the moments have another number of heads.
         """
         if not isinstance(moments, Moments):
             raise TypeError(
@@ -240,17 +258,29 @@ class Spec(ABC):
                 f"{type(self).__name__} is fitted to points, of which moments say too little; "
                 "use spec.fit(query, key, seed=...)"
             )
-        heads = moments.heads
-        each = [moments] if heads is None else [moments.head(i) for i in range(heads)]
-        found = [Sample(m) for m in each]
-        return self._assembled(moments.dim, seed, like, found, heads is not None)
+        if heads is not None:
+            _check.positive_int("heads", heads)
+        if moments.heads is None:
+            found = [Sample(moments)] * (heads or 1)
+        elif heads in (None, moments.heads):
+            found = [Sample(moments.head(i)) for i in range(moments.heads)]
+        else:
+            raise ValueError(
+                f"`heads` must be {moments.heads}, the heads of the moments, got {heads}; "
+                "leave it out"
+            )
+        by_head = heads is not None or moments.heads is not None
+        return self._assembled(moments.dim, seed, like, found, by_head)
 
     def _assembled(
         self, dim: int, seed: Any, like: Array, each: Sequence[Sample | None], by_head: bool
     ) -> DrawnMap:
         _check.array("like", like)
         rng = generator(seed)
-        maps = [self.assemble(dim, rng, sample) for sample in each]
+        fitted: dict[int, Any] = {
+            id(s): None if s is None else self.parameters(dim, s) for s in dict.fromkeys(each)
+        }
+        maps = [self.assemble(dim, rng, fitted[id(sample)]) for sample in each]
         return fingerprinted(stacked(maps) if by_head else maps[0]).to_like(like)
 
 

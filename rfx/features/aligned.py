@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 
@@ -62,9 +62,9 @@ class Aligned(Spec):
 
     References
     ----------
-    Likhosherstov et al., FAVOR#: Sharp attention kernel approximations via new classes of positive
-    random features, 2023: theorem 4.2 (the best P; with `OPRF` as the base "full" is ADERF), and
-    section 4.2 for "diagonal" (SADERF, FAVOR#). Centring, and `SDERF` as the base, go beyond it.
+    Likhosherstov et al., Dense-exponential random features: sharp positive estimators of the
+    Gaussian kernel, 2023: with `OPRF` as the base, "full" is their asymmetric map (ADERF) and
+    "diagonal" the simplified one (SADERF, FAVOR#). Centring, and `SDERF` as the base, go beyond it.
 
     Examples
     --------
@@ -139,22 +139,36 @@ class Aligned(Spec):
     def log_constant(self) -> float:
         return self.base.log_constant
 
+    def replace(self, **hyperparameters: Any) -> Self:
+        mine = {f.name for f in fields(self)} & set(hyperparameters)
+        own = {name: hyperparameters.pop(name) for name in mine}
+        base = own.pop("base", self.base).replace(**hyperparameters)
+        return replace(self, base=base, **own)
+
     def _core(self, dim: int) -> Spec:
         """The base as a map of exp(u² z·z'), which is what it sees."""
         unit = cast(ExponentialKernel, self.kernel).unit(dim)
-        return cast(Spec, replace(cast(Any, self.base), kernel=Softmax(unit**2)))
+        return self.base.replace(kernel=Softmax(unit**2))
 
     def relative_variance(
         self, x: Array, y: Array, fitted: dict[str, Array]
     ) -> tuple[Array, Array] | None:
         return self._core(x.shape[-1]).relative_variance(x, y, fitted)
 
-    def assemble(self, dim: int, rng: np.random.Generator, sample: Sample | None) -> DrawnMap:
-        assert sample is not None
-        kernel = cast(ExponentialKernel, self.kernel)
+    def parameters(self, dim: int, sample: Sample) -> tuple[Sequence[Placement], Any]:
+        """Where queries and keys go, and what the base has fitted there."""
+        together = bool(cast(ExponentialKernel, self.kernel).norm_weight)
+        places = placements(sample.moments, self.center, self.transform, together=together)
+        core = self._core(dim)
+        inner = core.parameters(dim, placed(sample, *places)) if core.needs_data else None
+        return places, inner
+
+    def assemble(
+        self, dim: int, rng: np.random.Generator, parameters: tuple[Sequence[Placement], Any]
+    ) -> DrawnMap:
+        kernel, (places, inner) = cast(ExponentialKernel, self.kernel), parameters
         gaussian, unit = bool(kernel.norm_weight), kernel.unit(dim)
-        places = placements(sample.moments, self.center, self.transform, together=gaussian)
-        core = self._core(dim).assemble(dim, rng, placed(sample, *places))
+        core = self._core(dim).assemble(dim, rng, inner)
         sides = [
             self._composed(core.side(name), place, unit if gaussian else 0.0)
             for name, place in zip(("query", "key"), places, strict=True)

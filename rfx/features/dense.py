@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from rfx.features.moments import Sample
 from rfx.kernels import ExponentialKernel
 
 __all__ = ["SDERF"]
+
+Host = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,8 @@ class SDERF(RandomSpec):
 
     References
     ----------
-    Likhosherstov et al., FAVOR#: Sharp attention kernel approximations via new classes of positive
-    random features, 2023: proposition 3.1 and 3.2 (the family and its variance), theorem 4.3 (the
-    best parameters).
+    Likhosherstov et al., Dense-exponential random features: sharp positive estimators of the
+    Gaussian kernel, 2023 (symmetric dense-exponential random features).
 
     Examples
     --------
@@ -93,12 +94,18 @@ class SDERF(RandomSpec):
             antithetic=self.antithetic,
         )
 
-    def assemble(self, dim: int, rng: np.random.Generator, sample: Sample | None) -> ExponentialMap:
-        assert sample is not None
-        kernel = cast(ExponentialKernel, self.kernel)
-        unit = kernel.unit(dim)
+    def parameters(self, dim: int, sample: Sample) -> tuple[Host, Host]:
+        """ρ of each axis (d,), and the axes as columns (d, d)."""
+        unit = cast(ExponentialKernel, self.kernel).unit(dim)
         power, axes = np.linalg.eigh(unit**2 * sample.moments.total())
-        rho = optimal_rho(np.maximum(power, 0.0))
+        return optimal_rho(np.maximum(power, 0.0)), axes
+
+    def assemble(
+        self, dim: int, rng: np.random.Generator, parameters: tuple[Host, Host]
+    ) -> ExponentialMap:
+        kernel = cast(ExponentialKernel, self.kernel)
+        rho, axes = parameters
         growth = 0.5 * (1 + kernel.norm_weight)
-        side = exponential_side(self.frequencies(dim, rng), rho, unit, growth, self.antithetic)
+        omega, unit = self.frequencies(dim, rng), kernel.unit(dim)
+        side = exponential_side(omega, rho, unit, growth, self.antithetic)
         return ExponentialMap(self, side._replace(transform=axes), fitted={"rho": rho})

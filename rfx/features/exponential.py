@@ -6,8 +6,8 @@ With ω ~ N(0, I), a diagonal A = diag(a) below I/8, and z a point at unit tempe
 
 has E f(ω, x) f(ω, y) = exp(x·y). Everything is written in ρ = 1/(1 − 8a), in (0, 1] for a <= 0:
 the second moment is E f(ω, x)² f(ω, y)² = exp(2x·y) Π_l (1 + ρ_l)/2 ρ_l^(-1/2) exp(ρ_l (x + y)_l²).
-ρ = 1 are the positive features of FAVOR+. (Likhosherstov et al., Chefs' random tables, 2022,
-theorem 3.1 and 3.3, for A = aI; Dense-exponential random features, 2023, proposition 3.1 and 3.2.)
+ρ = 1 are the positive features of FAVOR+. (Likhosherstov et al., Chefs' random tables, 2022, for
+A = aI; Dense-exponential random features, 2023.)
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ def relative_variance(
     """Variance over the squared kernel for points z (..., t, d) and (..., s, d), as (log, factor).
 
     ``rho`` has shape (d,), or (1,) for one on all axes, and perhaps an axis of heads; None is 1.
-    With S the second moment over the squared kernel and C the coupling of the rows, n Var = S − 1 + C. For pairs ±ω the mean of S and
-    of E F(ω) F(−ω) = Π_l (1 + ρ_l)/2 ρ_l^(-1/2) exp(−(x + y)_l²) takes the place of S.
+    With S the second moment over the squared kernel and C the coupling of the n rows,
+    n Var = S − 1 + C. For pairs ±ω the mean of S and of
+    E F(ω) F(−ω) = Π_l (1 + ρ_l)/2 ρ_l^(-1/2) exp(−(x + y)_l²) takes the place of S.
     """
     if not projection.gaussian_rows:
         return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rfx import _functions
+from rfx._functions import FunctionName
 from rfx._xp import Array, namespace
 from rfx.features._drawn import DrawnMap
 from rfx.features._side import LogFeatures, Side
@@ -15,6 +17,7 @@ __all__ = [
     "ComplexMap",
     "ExponentialMap",
     "MonomialMap",
+    "PointwiseMap",
     "TrigonometricMap",
     "refuse_other",
 ]
@@ -72,7 +75,11 @@ class ComplexMap(DrawnMap):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class MonomialMap(DrawnMap):
-    """φ_j(x) = exp(b_j + row term) Π_l z_l^w_jl for whole numbers w_jl at least 0, with 0⁰ = 1."""
+    """φ_j(x) = exp(b_j + row term) Π_l z_l^w_jl for whole numbers w_jl at least 0, with 0⁰ = 1.
+
+    A feature that is 0 because a coordinate is has the value 0, the log as if the coordinate were
+    1, and no gradient to that coordinate.
+    """
 
     scale_per_feature: ClassVar[bool] = True
     description: ClassVar[str] = "monomial"
@@ -80,17 +87,37 @@ class MonomialMap(DrawnMap):
     def evaluate(self, side: Side, z: Array) -> LogFeatures:
         xp = namespace(z)
         z = xp.astype(z, side.weight.dtype, copy=False)
-        nothing = z == 0.0
-        ones = xp.ones_like(z)
-        # exp of this is 0 in every dtype, and its product with a power of 0 is 0.
-        log = xp.where(nothing, xp.full_like(z, -1e5), xp.log(xp.abs(xp.where(nothing, ones, z))))
-        negative = xp.where(z < 0.0, ones, xp.zeros_like(z))
-        count = xp.matmul(negative, side.weight)  # factors below 0, an exact whole number
-        sign = 1.0 - 2.0 * xp.remainder(count, xp.full_like(count, 2.0))
-        return LogFeatures(side.project(log), sign)
+        nothing, ones, zeros = z == 0.0, xp.ones_like(z), xp.zeros_like(z)
+        log = xp.log(xp.abs(xp.where(nothing, ones, z)))
+        # Exact whole numbers: how many factors are below 0, and how many are 0.
+        negative = xp.matmul(xp.where(z < 0.0, ones, zeros), side.weight)
+        absent = xp.matmul(xp.where(nothing, ones, zeros), side.weight)
+        sign = 1.0 - 2.0 * xp.remainder(negative, xp.full_like(negative, 2.0))
+        return LogFeatures(side.project(log), xp.where(absent > 0.0, xp.zeros_like(sign), sign))
 
 
-FORMS: tuple[type[DrawnMap], ...] = (ExponentialMap, TrigonometricMap, ComplexMap, MonomialMap)
+@dataclass(frozen=True, repr=False, eq=False)
+class PointwiseMap(DrawnMap):
+    """φ(x) = exp(row term) · (f(z·w + b) + ε) for a function f of each number, or of the row."""
+
+    function: FunctionName = "relu"
+    """A name (see `rfx.features.Generalized`), or a hashable callable."""
+    epsilon: float = 0.0
+
+    scale_per_feature: ClassVar[bool] = False
+    description: ClassVar[str] = "pointwise"
+
+    def evaluate(self, side: Side, z: Array) -> LogFeatures:
+        return LogFeatures(*_functions.scaled(self.function, side.project(z), self.epsilon))
+
+
+FORMS: tuple[type[DrawnMap], ...] = (
+    ExponentialMap,
+    TrigonometricMap,
+    ComplexMap,
+    MonomialMap,
+    PointwiseMap,
+)
 
 
 def refuse_other(features: Any, form: type[DrawnMap]) -> str | None:

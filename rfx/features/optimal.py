@@ -53,8 +53,8 @@ class Optimal(RandomSpec):
 
     References
     ----------
-    All random features representations are equivalent, 2024, section 3 (the optimal density); here
-    for two sets of points as a mixture of both.
+    All random features representations are equivalent, arXiv 2406.18802, 2024 (the optimal
+    density); here for two sets of points as a mixture of both.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class Optimal(RandomSpec):
 
     num_points: int = 2048
 
-    paper: ClassVar[str] = "All random features representations are equivalent, 2024"
+    paper: ClassVar[str] = "arXiv 2406.18802, 2024"
 
     def __post_init__(self) -> None:
         self._check_fields("")
@@ -88,9 +88,8 @@ class Optimal(RandomSpec):
     ) -> tuple[Array, Array] | None:
         return None
 
-    def assemble(self, dim: int, rng: np.random.Generator, sample: Sample | None) -> ExponentialMap:
-        assert sample is not None
-        kernel = cast(ExponentialKernel, self.kernel)
+    def assemble(self, dim: int, rng: np.random.Generator, parameters: Sample) -> ExponentialMap:
+        kernel, sample = cast(ExponentialKernel, self.kernel), parameters
         unit, n = kernel.unit(dim), self.num_frequencies
         sides = [unit * self._some(points, rng) for points in (sample.query, sample.key)]
         powers = [np.sum(points**2, axis=-1) for points in sides]

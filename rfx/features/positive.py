@@ -11,7 +11,6 @@ from rfx._xp import Array
 from rfx.features._spec import RandomSpec
 from rfx.features.exponential import exponential_side, relative_variance
 from rfx.features.forms import ExponentialMap
-from rfx.features.moments import Sample
 from rfx.kernels import ExponentialKernel
 
 __all__ = ["Positive"]
@@ -87,7 +86,7 @@ class Positive(RandomSpec):
             antithetic=self.hyperbolic,
         )
 
-    def assemble(self, dim: int, rng: np.random.Generator, sample: Sample | None) -> ExponentialMap:
+    def assemble(self, dim: int, rng: np.random.Generator, parameters: None) -> ExponentialMap:
         kernel = cast(ExponentialKernel, self.kernel)
         growth = 0.5 * (1 + kernel.norm_weight)
         omega = self.frequencies(dim, rng)

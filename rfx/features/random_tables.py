@@ -5,7 +5,7 @@ from __future__ import annotations
 import cmath
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from rfx.features.moments import Sample
 from rfx.kernels import ExponentialKernel, squared_distance
 
 __all__ = ["GERF", "OPRF"]
+
+Host = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class OPRF(RandomSpec):
 
     References
     ----------
-    Likhosherstov et al., Chefs' random tables: non-trigonometric random features, 2022: theorem 3.3
-    (the features and their variance) and the a that minimises it; that the mean over pairs enters
-    as the mean of |q + k|² is from Dense-exponential random features, 2023, theorem 4.1.
+    Likhosherstov et al., Chefs' random tables: non-trigonometric random features, 2022 (optimal
+    positive random features). That the mean over pairs enters as the mean of |q + k|² alone is from
+    Likhosherstov et al., Dense-exponential random features, 2023; the tests compare with a search.
 
     Examples
     --------
@@ -98,13 +100,14 @@ class OPRF(RandomSpec):
             antithetic=self.antithetic,
         )
 
-    def assemble(self, dim: int, rng: np.random.Generator, sample: Sample | None) -> ExponentialMap:
-        assert sample is not None
-        kernel = cast(ExponentialKernel, self.kernel)
-        unit = kernel.unit(dim)
-        rho = optimal_rho(np.trace(sample.moments.total()) * unit**2 / dim)
+    def parameters(self, dim: int, sample: Sample) -> Host:
+        unit = cast(ExponentialKernel, self.kernel).unit(dim)
+        return optimal_rho(np.trace(sample.moments.total()) * unit**2 / dim)
+
+    def assemble(self, dim: int, rng: np.random.Generator, parameters: Host) -> ExponentialMap:
+        kernel, rho = cast(ExponentialKernel, self.kernel), parameters
         growth = 0.5 * (1 + kernel.norm_weight)
-        omega = self.frequencies(dim, rng)
+        omega, unit = self.frequencies(dim, rng), kernel.unit(dim)
         side = exponential_side(omega, np.full(dim, rho), unit, growth, self.antithetic)
         return ExponentialMap(self, side, fitted={"rho": rho[None]})
 
@@ -140,9 +143,8 @@ class GERF(RandomSpec):
 
     References
     ----------
-    Likhosherstov et al., Chefs' random tables: non-trigonometric random features, 2022: section 3.1
-    (the family) and theorem 3.2 (the variance; the exponent of its first term is
-    s(1 + 1/(1 − 8A)), which the tests hold).
+    Likhosherstov et al., Chefs' random tables: non-trigonometric random features, 2022 (generalised
+    exponential random features, and their variance, which is derived in the code).
 
     Examples
     --------
@@ -228,7 +230,7 @@ class GERF(RandomSpec):
         return top, factor / self.num_frequencies
 
     def assemble(
-        self, dim: int, rng: np.random.Generator, sample: Sample | None
+        self, dim: int, rng: np.random.Generator, parameters: None
     ) -> ExponentialMap | ComplexMap:
         kernel = cast(ExponentialKernel, self.kernel)
         unit, omega = kernel.unit(dim), self.frequencies(dim, rng)

@@ -12,7 +12,6 @@ from rfx._xp import Array, namespace
 from rfx.features._side import Side
 from rfx.features._spec import RandomSpec, scaled
 from rfx.features.forms import TrigonometricMap
-from rfx.features.moments import Sample
 from rfx.kernels import ExponentialKernel, squared_distance
 
 __all__ = ["Trigonometric"]
@@ -96,9 +95,7 @@ class Trigonometric(RandomSpec):
         single = 0.5 * rest * rest + (0.5 if self.offset else 0.0)
         return delta, (single + coupling) / n
 
-    def assemble(
-        self, dim: int, rng: np.random.Generator, sample: Sample | None
-    ) -> TrigonometricMap:
+    def assemble(self, dim: int, rng: np.random.Generator, parameters: None) -> TrigonometricMap:
         kernel = cast(ExponentialKernel, self.kernel)
         unit = kernel.unit(dim)
         weight = scaled(self.frequencies(dim, rng), unit)
