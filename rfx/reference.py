@@ -6,13 +6,22 @@ formulas are written out again here, apart from those of the ops and of the maps
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
 from rfx._xp import Array, to_numpy
-from rfx.features import ComplexMap, DrawnMap, ExponentialMap, MonomialMap, TrigonometricMap
-from rfx.kernels import Gaussian, Kernel, Softmax
+from rfx.features import DrawnMap
+from rfx.features.forms import (
+    ComplexMap,
+    ExponentialMap,
+    MonomialMap,
+    PointwiseMap,
+    TrigonometricMap,
+)
+from rfx.kernels import ArcCosine, Gaussian, Kernel, Pointwise, SignedKernel, Softmax
 from rfx.projections.structured import Structured
 
 __all__ = [
@@ -101,16 +110,43 @@ def _of_form(
         return log + row, np.concatenate([value.real, value.imag], axis=-1)
     if isinstance(drawn, MonomialMap):
         powers = held["weight"]
-        log = np.where(points == 0.0, -1e5, np.log(np.abs(np.where(points == 0.0, 1.0, points))))
+        log = np.log(np.abs(np.where(points == 0.0, 1.0, points)))
         signs = [
-            np.prod(np.sign(points + (points == 0.0))[..., :, None] ** part[..., None, :, :], -2)
+            np.prod(np.sign(points)[..., :, None] ** part[..., None, :, :], axis=-2)
             for part in np.array_split(powers, max(1, powers.shape[-1] // 64), axis=-1)
         ]
         return project(log) + row, np.concatenate(signs, axis=-1)
+    if isinstance(drawn, PointwiseMap):
+        value = _function(drawn.function)(project(points))
+        top = np.max(np.abs(value), axis=-1, keepdims=True) + drawn.epsilon
+        top = np.where(top == 0.0, 1.0, top)
+        return np.log(top) + row, (value + drawn.epsilon) / top
     raise TypeError(
         f"`drawn` must be of a form known here, got {type(drawn).__name__}; "
         "write its formula into rfx.reference first"
     )
+
+
+def _function(name: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """The functions of pointwise maps, as they are written in books."""
+    if callable(name):
+        return name
+    functions: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "step": lambda u: np.heaviside(u, 0.0),
+        "relu": lambda u: np.maximum(u, 0.0),
+        "squared-relu": lambda u: np.maximum(u, 0.0) ** 2,
+        "abs": np.abs,
+        "identity": lambda u: u,
+        "tanh": np.tanh,
+        "gelu": lambda u: (
+            u * 0.5 * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (u + 0.044715 * u**3)))
+        ),
+        "elu+1": lambda u: np.where(u > 0.0, u, np.expm1(np.minimum(u, 0.0))) + 1.0,
+        "sigmoid": lambda u: 0.5 * (1.0 + np.tanh(0.5 * u)),
+        "softplus": lambda u: np.logaddexp(0.0, u),
+        "softmax": lambda u: np.exp(u - np.logaddexp.reduce(u, axis=-1, keepdims=True)),
+    }
+    return functions[name]
 
 
 def _times(points: np.ndarray, factor: np.ndarray, held: dict[str, np.ndarray]) -> np.ndarray:
@@ -280,23 +316,29 @@ def kernel_attention(
     seen = _seen(query, key, is_causal, mask)
     q, k = _float64(query), _visible(key, mask)
     k = _grouped(k, q.shape[-3] // k.shape[-3] if q.ndim > 2 else 1, axis=-3)
-    log = log_kernel(q, k, kernel=Softmax() if kernel is None else kernel)
-    return _average(log, np.ones_like(log), seen, _visible(value, mask))
+    kernel = Softmax() if kernel is None else kernel
+    log = log_kernel(q, k, kernel=kernel)
+    signs = np.ones_like(log)
+    if isinstance(kernel, SignedKernel):
+        values = _values(q, k, kernel)
+        signs = np.sign(np.asarray(kernel(q, k)) if values is None else values)
+    return _average(log, signs, seen, _visible(value, mask))
 
 
 def log_kernel(x: Array, y: Array, /, *, kernel: Kernel) -> np.ndarray:
-    """Log of the Gram matrix; the Gaussian kernel's from differences, which do not cancel.
+    """Log of the Gram matrix's sizes; the Gaussian kernel's from differences, which do not cancel.
 
     Parameters
     ----------
     x, y : Array, shape (..., t, d) and (..., s, d)
     kernel : Kernel
-        Softmax and Gaussian are written out here; of another kernel its own ``log`` is asked, in
-        float64.
+        Softmax, Gaussian, ArcCosine and Pointwise are written out here; of another kernel its own
+        ``log`` is asked, in float64.
 
     Returns
     -------
     numpy.ndarray, shape (..., t, s)
+        -inf where the kernel is 0.
     """
     left, right = _float64(x), _float64(y)
     if isinstance(kernel, Softmax):
@@ -309,7 +351,40 @@ def log_kernel(x: Array, y: Array, /, *, kernel: Kernel) -> np.ndarray:
         if not squares:
             return np.zeros((*left.shape[:-1], right.shape[-2]))
         return -np.stack(squares, axis=-2) / (2.0 * kernel.bandwidth**2)
-    return np.asarray(kernel.log(left, right))
+    values = _values(left, right, kernel)
+    if values is None:
+        return np.asarray(kernel.log(left, right))
+    with np.errstate(divide="ignore"):
+        return np.log(np.abs(values))
+
+
+def _values(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> np.ndarray | None:
+    """The Gram matrix of kernels that are not exponentials."""
+    if isinstance(kernel, ArcCosine):
+        return _arc_cosine(x, y, kernel.order)
+    if isinstance(kernel, Pointwise):
+        f = _function(kernel.function)
+        return f(x) @ np.swapaxes(f(y), -1, -2)
+    return None
+
+
+def _arc_cosine(x: np.ndarray, y: np.ndarray, order: int) -> np.ndarray:
+    """|x|^n |y|^n J_n(θ) / π, with θ from its sine and cosine; 0 for points that are 0."""
+    x_norm, y_norm = (np.linalg.norm(a, axis=-1) for a in (x, y))
+    x, y = (a / np.where(n == 0.0, 1.0, n)[..., None] for a, n in ((x, x_norm), (y, y_norm)))
+    values = np.zeros((*x.shape[:-1], y.shape[-2]))
+    for i in range(x.shape[-2]):
+        point, size = x[..., i : i + 1, :], x_norm[..., i : i + 1] * y_norm
+        cos = np.sum(point * y, axis=-1)
+        sin = np.linalg.norm(point - cos[..., None] * y, axis=-1)  # of the part across y
+        rest = np.pi - np.arctan2(sin, cos)
+        angular = (
+            rest,
+            sin + rest * cos,
+            3.0 * sin * cos + rest * (1.0 + 2.0 * cos**2),
+        )[order]
+        values[..., i, :] = np.where(size == 0.0, 0.0, size**order * angular / np.pi)
+    return values
 
 
 def log_size(query: Array, key: Array, /, *, features: DrawnMap) -> float:

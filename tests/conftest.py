@@ -16,13 +16,15 @@ LIBRARIES = array_libraries()
 def one_name_per_form() -> tuple[str, ...]:
     """A map for each way in which attention works: what stands for all where time is short.
 
-    They differ in whether features have one log a row, and in whether they are signed. Of positive
-    exponential maps it is one with placed points and arrays of its own for either side.
+    They differ in whether features have one log a row, and in whether they are more than an
+    exponential. Of exponential maps it is one with placed points and arrays of its own for either
+    side.
     """
     found: dict[tuple[bool, bool], str] = {}
     for name, spec in zip(rfx.features.NAMES, rfx.features.ALL, strict=True):
         phi = drawn(spec, 4, like=np.zeros(1))
-        found.setdefault((phi.scale_per_feature, spec.positive), name)
+        plain = phi.query(np.ones((1, 4))).value is None
+        found.setdefault((phi.scale_per_feature, plain), name)
     return tuple({"favor+": "dense"}.get(name, name) for name in found.values())
 
 

@@ -87,7 +87,9 @@ def test_the_spread_of_oprf_is_the_best() -> None:
     def objective(log_rho: float) -> float:
         return mean_log_moment(np.eye(6), q, k, np.full(6, np.exp(log_rho)), np.eye(6))
 
-    best = optimize.minimize_scalar(objective, bounds=(-8, 0), method="bounded", options={"xatol": 1e-9})
+    best = optimize.minimize_scalar(
+        objective, bounds=(-8, 0), method="bounded", options={"xatol": 1e-9}
+    )
     assert np.allclose(rho, np.exp(best.x), rtol=1e-5)
     assert objective(float(np.log(rho[0]))) <= best.fun + 1e-12
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -279,3 +281,11 @@ def test_logs_of_large_points_are_finite() -> None:
     for spec in ALL:
         phi = drawn(spec, x)
         assert np.all(np.isfinite(phi.query(x).log_scale))
+
+
+def test_the_page_of_maps_is_current() -> None:
+    root = Path(__file__).parents[1]
+    found = runpy.run_path(str(root / "scripts" / "make_maps_page.py"), run_name="page")
+    assert (root / "docs" / "maps.md").read_text(encoding="utf-8") == found["page"](), (
+        "run python scripts/make_maps_page.py"
+    )

@@ -10,6 +10,7 @@ from rfx.attention import State
 from rfx.dispatch import FastPath
 from rfx.features import FORMS
 from rfx_jax.features import features, refuse_features
+from rfx_jax.fwht import fwht
 from rfx_jax.scan import bidirectional, causal
 
 __all__ = ["FAST_PATHS"]
@@ -21,6 +22,7 @@ FAST_PATHS = (
     FastPath("bidirectional", "jax", "jax-scan", bidirectional, _DEVICES),
     FastPath("causal", "jax", "jax-scan", causal, _DEVICES),
     FastPath("features", "jax", "jax-cosine", features, ("cpu",), refuse_features),
+    FastPath("fwht", "jax", "jax-fwht", fwht, ("cpu",)),
 )
 
 for _form in FORMS:

@@ -7,6 +7,7 @@ from functools import partial
 from rfx.dispatch import FastPath
 from rfx.ops import bidirectional, causal
 from rfx_numpy.features import features, refuse_features
+from rfx_numpy.fwht import fwht, refuse_fwht
 from rfx_numpy.paths import fused, refuse_form, refuse_short, threaded
 from rfx_numpy.step import refuse_long, step
 
@@ -16,6 +17,7 @@ _CPU = ("cpu",)
 
 FAST_PATHS = (
     FastPath("features", "numpy", "numpy-blocks", features, _CPU, refuse_features),
+    FastPath("fwht", "numpy", "numpy-fwht", fwht, _CPU, refuse_fwht),
     FastPath("bidirectional", "numpy", "numpy-step", step, _CPU, refuse_long),
     *(
         path

@@ -10,6 +10,7 @@ from rfx.attention import State
 from rfx.dispatch import FastPath
 from rfx_torch.features import features, refuse_features
 from rfx_torch.fused import refuse
+from rfx_torch.fwht import fwht, refuse_fwht
 from rfx_torch.module import FeatureModule
 from rfx_torch.paths import run
 from rfx_torch.step import compiled_step, refuse_step, step
@@ -30,6 +31,7 @@ FAST_PATHS = (
         by_name=True,
     ),
     FastPath("features", "torch", "torch-blocks", features, ("cpu",), refuse_features),
+    FastPath("fwht", "torch", "torch-fwht", fwht, ("cpu",), refuse_fwht),
     *(
         FastPath(op, "torch", name, partial(run, name, op == "causal"), devices, refusal)
         for op in ("bidirectional", "causal")

@@ -17,11 +17,15 @@ from rfx.features.forms import (
     ComplexMap,
     ExponentialMap,
     MonomialMap,
+    PointwiseMap,
     TrigonometricMap,
 )
+from rfx.features.geometric import Geometric
 from rfx.features.gram import gram
 from rfx.features.moments import Moments, PointMoments
 from rfx.features.optimal import Optimal
+from rfx.features.pointwise import Deterministic, Generalized
+from rfx.features.poisson import Poisson
 from rfx.features.positive import Positive
 from rfx.features.random_tables import GERF, OPRF
 from rfx.features.storage import load, save
@@ -37,13 +41,18 @@ __all__ = [
     "SDERF",
     "Aligned",
     "ComplexMap",
+    "Deterministic",
     "DrawnMap",
     "ExponentialMap",
+    "Generalized",
+    "Geometric",
     "LogFeatures",
     "Moments",
     "MonomialMap",
     "Optimal",
     "PointMoments",
+    "PointwiseMap",
+    "Poisson",
     "Positive",
     "RandomSpec",
     "Side",
@@ -63,6 +72,12 @@ def _aligned(
     return Aligned(base(**hyperparameters), center, transform)
 
 
+def _ready(factory: Callable[..., Spec]) -> Spec:
+    """With 256 columns, unless the width follows from the points."""
+    function = factory.func if isinstance(factory, partial) else factory
+    return factory() if function is Deterministic else factory(num_features=256)
+
+
 NAMES: dict[str, Callable[..., Spec]] = {
     "favor": Trigonometric,
     "favor-offset": partial(Trigonometric, offset=True),
@@ -76,10 +91,19 @@ NAMES: dict[str, Callable[..., Spec]] = {
     "sderf": SDERF,
     "dense": partial(_aligned, SDERF, "mean", "full"),
     "optimal": Optimal,
+    "poisson": Poisson,
+    "poisson+": partial(_aligned, Poisson, "low", None),
+    "geometric": Geometric,
+    "geometric+": partial(_aligned, Geometric, "low", None),
+    "favor+relu": Generalized,
+    "elu+1": partial(Deterministic, function="elu+1"),
+    "squared-relu": partial(Deterministic, function="squared-relu"),
+    "identity": partial(Deterministic, function="identity"),
+    "softmax-features": partial(Deterministic, function="softmax"),
 }
 """Factories of specs by the papers' names."""
 
-ALL: tuple[Spec, ...] = tuple(factory(num_features=256) for factory in NAMES.values())
+ALL: tuple[Spec, ...] = tuple(_ready(factory) for factory in NAMES.values())
 """A ready spec for each name, in the same order."""
 
 

@@ -6,7 +6,7 @@ import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -17,9 +17,28 @@ from rfx.features._side import Weight
 from rfx.features.moments import Moments, Sample, samples
 from rfx.kernels import ExponentialKernel, Kernel, Softmax
 from rfx.projections import Orthogonal, Projection
-from rfx.projections.structured import Structured
+from rfx.projections.structured import Structured, StructuredProjection
 
-__all__ = ["RandomSpec", "Spec", "exp_times", "generator", "mirrored", "scaled"]
+__all__ = [
+    "Costs",
+    "RandomSpec",
+    "Spec",
+    "drawn_frequencies",
+    "exp_times",
+    "generator",
+    "mirrored",
+    "scaled",
+]
+
+
+class Costs(NamedTuple):
+    """Operations up to a factor, as text for tables: n points of d axes, and m features."""
+
+    fit: str | None
+    """None for a map that needs no data."""
+    draw: str
+    apply: str
+    """For each point."""
 
 
 class Spec(ABC):
@@ -41,6 +60,11 @@ class Spec(ABC):
     def needs_data(self) -> bool:
         """Whether a map can only be fitted, not drawn."""
         return self.needs != "nothing"
+
+    @property
+    @abstractmethod
+    def costs(self) -> Costs:
+        """What fitting, drawing and applying a map cost."""
 
     @property
     @abstractmethod
@@ -303,6 +327,11 @@ class RandomSpec(Spec):
         return self.num_features // self.columns
 
     @property
+    def costs(self) -> Costs:
+        apply = "m log d" if self.projection.structured else "d m"
+        return Costs("n d²" if self.needs_data else None, self.projection.cost, apply)
+
+    @property
     def unbiased(self) -> bool:
         return self.projection.gaussian_rows
 
@@ -312,9 +341,7 @@ class RandomSpec(Spec):
 
     def frequencies(self, dim: int, rng: np.random.Generator) -> Weight:
         """Frequencies as columns, shape (dim, n)."""
-        if self.projection.structured:
-            return self.projection.factors(rng, self.num_frequencies, dim)
-        return np.ascontiguousarray(self.projection.sample(rng, self.num_frequencies, dim).T)
+        return drawn_frequencies(self.projection, rng, self.num_frequencies, dim)
 
     def _check_fields(self, why: str) -> None:
         """Refuse a wrong number of columns, or a kernel or projection of the wrong kind."""
@@ -330,6 +357,15 @@ class RandomSpec(Spec):
                 f"`projection` must be a record of rfx.projections, got {self.projection!r}; "
                 "pass for example rfx.projections.Orthogonal()"
             )
+
+
+def drawn_frequencies(
+    projection: Projection, rng: np.random.Generator, num: int, dim: int
+) -> Weight:
+    """Frequencies as columns, shape (dim, num)."""
+    if isinstance(projection, StructuredProjection):
+        return projection.factors(rng, num, dim)
+    return np.ascontiguousarray(projection.sample(rng, num, dim).T)
 
 
 def scaled(weight: Weight, factor: Any) -> Weight:

@@ -11,7 +11,7 @@ import numpy as np
 from rfx._xp import Array
 from rfx.features._drawn import DrawnMap
 from rfx.features._side import Side
-from rfx.features._spec import RandomSpec, Spec
+from rfx.features._spec import Costs, RandomSpec, Spec
 from rfx.features.alignment import Center, Placement, Transform, placed, placements
 from rfx.features.forms import ExponentialMap
 from rfx.features.moments import Sample
@@ -126,6 +126,14 @@ class Aligned(Spec):
     @property
     def needs(self) -> Literal["moments", "points"]:
         return "points" if self.base.needs == "points" else "moments"
+
+    @property
+    def costs(self) -> Costs:
+        fit, draw, apply = self.base.costs
+        if self.transform != "full":
+            return Costs(fit or "n d²", draw, apply)
+        changed = apply if apply.endswith("+ d²") else f"{apply} + d²"
+        return Costs("n d² + d³", draw, changed)
 
     @property
     def positive(self) -> bool:

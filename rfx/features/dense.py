@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, cast
 import numpy as np
 
 from rfx._xp import Array
-from rfx.features._spec import RandomSpec
+from rfx.features._spec import Costs, RandomSpec
 from rfx.features.exponential import exponential_side, optimal_rho, relative_variance
 from rfx.features.forms import ExponentialMap
 from rfx.features.moments import Sample
@@ -76,6 +76,11 @@ class SDERF(RandomSpec):
     @property
     def columns(self) -> int:
         return 2 if self.antithetic else 1
+
+    @property
+    def costs(self) -> Costs:
+        _, draw, apply = super().costs
+        return Costs("n d² + d³", draw, f"{apply} + d²")
 
     @property
     def positive(self) -> bool:

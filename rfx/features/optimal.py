@@ -10,7 +10,7 @@ import numpy as np
 from rfx import _check
 from rfx._xp import Array
 from rfx.features._side import Side
-from rfx.features._spec import RandomSpec
+from rfx.features._spec import Costs, RandomSpec
 from rfx.features.forms import ExponentialMap
 from rfx.features.moments import Sample
 from rfx.kernels import ExponentialKernel
@@ -78,6 +78,11 @@ class Optimal(RandomSpec):
     @property
     def needs(self) -> Literal["points"]:
         return "points"
+
+    @property
+    def costs(self) -> Costs:
+        _, draw, apply = super().costs
+        return Costs("n d m", draw, apply)
 
     @property
     def positive(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,7 @@ from rfx import _check
 from rfx._xp import Array, from_numpy, namespace, working_dtype
 from rfx.dispatch import op
 
-__all__ = ["fwht", "sylvester", "transform"]
-
-_LARGEST = 32
-"""Of the matrices that are multiplied with: measured."""
+__all__ = ["fwht", "matrix", "orders", "sylvester", "transform"]
 
 
 def fwht(x: Array, /, *, implementation: str | None = None) -> Array:
@@ -66,28 +64,37 @@ def transform(_: None, x: Array) -> Array:
 
     H of order a·b is the Kronecker product of those of orders a and b, so that x as a matrix (a, b)
     is multiplied by the one from the left and by the other from the right: O(n log n) for factors
-    of a bounded order, at the speed of matrix products.
+    of bounded order, at the speed of matrix products.
     """
     xp, shape = namespace(x), tuple(x.shape)
     working = xp.astype(x, working_dtype(x), copy=False)
-    done = 1
-    while done < shape[-1]:
-        order = min(_LARGEST, shape[-1] // done)
-        matrix = sylvester(working, order)
-        if done == 1:
-            working = xp.matmul(xp.reshape(working, (*shape[:-1], -1, order)), matrix)
-        else:
-            working = xp.matmul(matrix, xp.reshape(working, (*shape[:-1], -1, order, done)))
+    count, (order, *others) = math.prod(shape), orders(shape[-1])
+    working = xp.matmul(xp.reshape(working, (count // order, order)), sylvester(working, order))
+    done = order
+    for order in others:
+        working = xp.reshape(working, (count // (order * done), order, done))
+        working = xp.matmul(sylvester(working, order), working)
         done *= order
     return xp.astype(xp.reshape(working, shape), x.dtype, copy=False)
 
 
+def orders(length: int) -> list[int]:
+    """Orders of at most 64, near one another, whose product is a power of two: measured.
+
+    Larger matrices cost more operations, and smaller ones more passes through memory.
+    """
+    bits = length.bit_length() - 1
+    count = max(1, -(-bits // 6))
+    return [1 << (bits + i) // count for i in reversed(range(count))]
+
+
 def sylvester(like: Array, order: int) -> Array:
     """The orthonormal Hadamard matrix of an order, beside ``like``."""
-    return from_numpy(_on_host(order), like, like.dtype)
+    return from_numpy(matrix(order), like, like.dtype)
 
 
 @functools.lru_cache
-def _on_host(order: int) -> np.ndarray[Any, Any]:
+def matrix(order: int) -> np.ndarray[Any, Any]:
+    """The same on the host, in float64: entry (i, j) has the sign of the parity of i & j."""
     bits = np.arange(order)
     return np.where(np.bitwise_count(bits[:, None] & bits) % 2, -1.0, 1.0) / np.sqrt(order)

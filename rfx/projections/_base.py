@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from rfx._xp import Array, namespace
+
+if TYPE_CHECKING:
+    from rfx.projections.structured import Structured
 
 __all__ = ["Kind", "Norms", "Projection", "check_norms", "row_norms"]
 
@@ -26,13 +29,13 @@ class Projection(ABC):
     rows are dependent, and, in closed form where one is known, by how much.
     """
 
+    cost: ClassVar[str] = "d² m"
+    """What drawing m frequencies takes, up to a factor."""
+
     structured: ClassVar[bool] = False
     """Whether ``factors`` exists, which a map then uses instead of ``sample``."""
 
-    independent_norms = False
-    """Whether the rows' norms are independent of one another and of all directions."""
-
-    independent_norms: ClassVar[bool] = True
+    independent_norms: ClassVar[bool] = False
     """Whether the norms of the rows are independent of each other and of the directions."""
 
     @property
@@ -48,6 +51,10 @@ class Projection(ABC):
     @abstractmethod
     def sample(self, rng: np.random.Generator, num: int, dim: int) -> np.ndarray:
         """Draw frequencies, float64 of shape (num, dim), on the host."""
+
+    def factors(self, rng: np.random.Generator, num: int, dim: int) -> Structured:
+        """Draw frequencies as factors, float64 on the host, where these are ``structured``."""
+        raise TypeError(f"{self!r} has no factors; draw its frequencies with sample")
 
     @abstractmethod
     def coupling(self, kind: Kind, squared_norm: Array, num: int, dim: int) -> Array | None:

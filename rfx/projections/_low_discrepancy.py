@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from rfx.projections._base import Kind, Projection
 
 __all__ = ["LowDiscrepancy"]
 
-_TINY = 2.0**-54
+_TINY = 2.0**-53
 
 
 class LowDiscrepancy(Projection):
@@ -21,6 +21,7 @@ class LowDiscrepancy(Projection):
 
     gaussian_rows = True
     coupled = True
+    cost: ClassVar[str] = "d m"
 
     @abstractmethod
     def points(self, qmc: Any, rng: np.random.Generator, num: int, dim: int) -> np.ndarray:

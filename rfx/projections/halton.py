@@ -16,7 +16,7 @@ __all__ = ["Halton"]
 class Halton(LowDiscrepancy):
     """Rows Φ⁻¹(u) for scrambled Halton points u, which need no power of two.
 
-    A row is N(0, I) but for clipping of u to 2⁻⁵⁴ from 0 and 1, so that maps are unbiased. As with
+    A row is N(0, I) but for clipping of u to 2⁻⁵³ from 0 and 1, so that maps are unbiased. As with
     `Sobol`, the gain over independent rows is large in few dimensions and fades as they grow.
 
     Raises

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class IID(Isotropic):
     """
 
     coupled = False
+    cost: ClassVar[str] = "d m"
     independent_norms = True
 
     def sample(self, rng: np.random.Generator, num: int, dim: int) -> np.ndarray:

@@ -15,11 +15,10 @@ TERMS = 260
 
 
 def poisson_mean(rate: Array, terms: Sequence[float], log_divisor: Array | None = None) -> Array:
-    """E[terms[K]] / exp(log_divisor) for K ~ Poisson(rate), so that Σ terms[k] rateᵏ/k! is exp(rate)
-    times as much.
+    """E[terms[K]] / exp(log_divisor) for K ~ Poisson(rate): exp(−rate) Σ terms[k] rateᵏ/k!.
 
-    Where terms of both signs do not alternate, nothing cancels. A rate beyond 128 is cut to it:
-    there the covariances that are computed here are below 1e-6 of the variance they are added to.
+    Bounded terms make bounded sums, where those of a power series would cancel. A rate beyond 128
+    is cut to it: there a covariance of Gaussian rows is below 1e-6 of the variance of one.
     """
     xp = namespace(rate)
     tiny = float(xp.finfo(rate.dtype).smallest_normal)

@@ -16,7 +16,7 @@ __all__ = ["Sobol"]
 class Sobol(LowDiscrepancy):
     """Rows Φ⁻¹(u) for scrambled Sobol' points u: evenly spread, so that sums converge faster.
 
-    A row is N(0, I) but for clipping of u to 2⁻⁵⁴ from 0 and 1, so that maps are unbiased. The gain
+    A row is N(0, I) but for clipping of u to 2⁻⁵³ from 0 and 1, so that maps are unbiased. The gain
     over independent rows is large in few dimensions and fades as they grow; it is best where
     ``num`` is a power of two: others are drawn as the next power of two, and cut. SciPy has these
     points in up to 21,201 dimensions.

@@ -82,8 +82,8 @@ def _debye(squared_norm: Array, dim: int) -> Array:
     xp, order = namespace(squared_norm), dim / 2 - 1
     square = squared_norm * (dim / order**2)
     root = xp.sqrt(1.0 + square)
-    p = 1.0 / root
-    log = order * (square / (1.0 + root) - xp.log(0.5 * (1.0 + root))) - 0.5 * xp.log(root)
+    beyond, p = square / (1.0 + root), 1.0 / root  # root − 1, without cancellation
+    log = order * (beyond - xp.log1p(0.5 * beyond)) - 0.25 * xp.log1p(square)
     series = xp.ones_like(p)
     at_zero = 1.0
     for k, polynomial in enumerate(_DEBYE, 1):

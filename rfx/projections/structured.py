@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from rfx import ops
-from rfx._xp import Array, DType, full, namespace
+from rfx._xp import Array, DType, from_numpy, full, namespace
 from rfx.projections._base import Kind, Projection
 
 __all__ = ["Structured", "StructuredProjection", "padded"]
@@ -26,6 +26,8 @@ class Structured(NamedTuple):
     signs : shape (k − 1, blocks, p)
     outer : shape (copies, n): two copies make a pair ±ω of each frequency, and m = copies · n
     order : shape (blocks, p), or None: the permutation Π, as numbers of the dtype of the others
+
+    On CPUs this is faster than a product with the matrix from some 512 dimensions on.
 
     Examples
     --------
@@ -70,7 +72,7 @@ class Structured(NamedTuple):
             wide = xp.concat([wide, zeros], axis=-1)
         wide = ops.fwht(wide)
         if self.order is not None:
-            wide = _permuted(wide, self.order[..., None, :, :])
+            wide = _permuted(wide, self.order)
         for i in range(self.signs.shape[-3]):
             wide = ops.fwht(wide * self.signs[..., i, None, :, :])
         flat = xp.reshape(wide, (*wide.shape[:-2], blocks * width))[..., :count]
@@ -89,8 +91,7 @@ class Structured(NamedTuple):
     def dense(self) -> Array:
         """The matrix, shape (d, m) or (heads, d, m)."""
         xp, dim = namespace(self.inner), self.shape[-2]
-        first = xp.arange(dim) if self.ndim == 0 else xp.arange(dim, device=self.inner.device)
-        axes = xp.astype(first[:, None] == first, self.dtype)
+        axes = from_numpy(np.eye(dim), self.inner, self.dtype)
         return self.project(xp.broadcast_to(axes, (*self.shape[:-2], dim, dim)))
 
 
@@ -99,6 +100,7 @@ class StructuredProjection(Projection):
 
     structured: ClassVar[bool] = True
     coupled = True
+    cost: ClassVar[str] = "m"
     independent_norms = True
 
     @abstractmethod
@@ -118,6 +120,14 @@ def padded(dim: int) -> int:
 
 
 def _permuted(wide: Array, order: Array) -> Array:
-    xp = namespace(wide)
-    index = xp.broadcast_to(xp.astype(order, xp.int64), wide.shape)
-    return xp.take_along_axis(wide, index, axis=-1)
+    """Reorder the last axis of (..., t, blocks, p) by (blocks, p), or (heads, blocks, p)."""
+    xp, (blocks, width) = namespace(wide), wide.shape[-2:]
+    integer = xp.arange(1).dtype
+    if order.ndim > 2:
+        index = xp.astype(order, integer)[..., None, :, :]
+        return xp.take_along_axis(wide, xp.broadcast_to(index, wide.shape), axis=-1)
+    # One list of places for all blocks: faster than an index for each number.
+    first = from_numpy(np.arange(blocks)[:, None] * float(width), order, order.dtype)
+    index = xp.reshape(xp.astype(order + first, integer), (blocks * width,))
+    flat = xp.reshape(wide, (*wide.shape[:-2], blocks * width))
+    return xp.reshape(xp.take(flat, index, axis=-1), wide.shape)
