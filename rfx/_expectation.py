@@ -16,6 +16,8 @@ __all__ = ["expectation"]
 _FARTHEST = 9.0  # beyond, a part exp(-40) of a Gaussian in the plane
 _NODES = 24
 _RADII = 48
+_BLOCK = 2**20
+"""Values of f at once, to bound the memory."""
 
 
 def expectation(function: FunctionName, x: Array, y: Array) -> Array:
@@ -36,19 +38,25 @@ def expectation(function: FunctionName, x: Array, y: Array) -> Array:
     theta, rest = (angle[..., None] for angle in angles(x_unit, y_unit))
     (nodes, weights), (radii, masses) = _rule(_NODES, 1.0), _rule(_RADII, _FARTHEST)
     masses = masses * radii * np.exp(-0.5 * radii * radii) / (2.0 * math.pi)
-    nodes, weights = (from_numpy(a, mine, mine.dtype) for a in (nodes, weights))
+    nodes, weights, radii, masses = (
+        from_numpy(a, mine, mine.dtype) for a in (nodes, weights, radii, masses)
+    )
     sectors = [
         (sign, angle * weights, xp.sin(angle * nodes), xp.sin(angle * (1.0 - nodes)))
         for sign, angle in ((1.0, rest), (-1.0, theta))
     ]
     total = xp.zeros_like(rest[..., 0])
-    for radius, mass in zip(radii.tolist(), masses.tolist(), strict=True):
+    pairs = math.prod(total.shape)
+    size = min(max(_BLOCK // max(pairs * _NODES, 1), 1), _RADII)
+    for start in range(0, _RADII, size):
+        some = slice(start, min(start + size, _RADII))
         for sign, weight, first, second in sectors:
-            u = (mine * radius)[..., None] * first
-            v = (its * (sign * radius))[..., None] * second
+            u = mine[..., None, None] * first[..., None] * radii[some]
+            v = (sign * its)[..., None, None] * second[..., None] * radii[some]
             both = plain(function, u) * plain(function, v)
             opposite = plain(function, -u) * plain(function, -v)
-            total = total + mass * xp.sum(weight * (both + opposite), axis=-1)
+            along = xp.sum((both + opposite) * masses[some], axis=-1)
+            total = total + xp.sum(weight * along, axis=-1)
     return total
 
 

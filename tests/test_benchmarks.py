@@ -35,6 +35,7 @@ CASES = {
     "memory": ("Forward", "Backward", "Device"),
     "decode": ("Token", "Prompt"),
     "features": ("Matrix", "Sampler"),
+    "fwht": ("Project",),
     "imports": ("Import",),
     "drawing": ("Draw",),
     "error": ("Map", "Dtype", "Uniform"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ import pytest
 import rfx
 from rfx import features
 from rfx.cli import engines, main
-from rfx.features import Positive
+from rfx.features import Deterministic, Positive
 
 M = 32
 
@@ -277,14 +277,9 @@ class Fitted(Positive):
     needs_data: ClassVar[bool] = True
 
 
-@dataclass(frozen=True)
-class Fixed(Positive):
-    num_features: int = field(init=False, default=6)
-
-
 MAPS = {
     "fitted": Fitted,
-    "fixed": lambda **given: Fixed(**given),
+    "fixed": Deterministic,
     "gauss": partial(Positive, kernel=rfx.kernels.Gaussian(bandwidth=2.0)),
 }
 
@@ -292,7 +287,7 @@ MAPS = {
 @pytest.fixture
 def other_maps(monkeypatch):
     monkeypatch.setattr(features, "NAMES", MAPS)
-    ready = (Fitted(num_features=8), Fixed(), MAPS["gauss"](num_features=8))
+    ready = (Fitted(num_features=8), Deterministic(), MAPS["gauss"](num_features=8))
     monkeypatch.setattr(features, "ALL", ready)
 
 
@@ -300,7 +295,7 @@ def other_maps(monkeypatch):
 def test_map_without_num_features_has_one_row(run):
     found, _ = run(draw(), "--num-features", "8,16", maps="fixed,fitted")
     rows = [(row["map"], row["num_features"]) for row in found["rows"]]
-    assert rows == [("fixed", 6), ("fitted", 8), ("fitted", 16)]
+    assert rows == [("fixed", 8), ("fitted", 8), ("fitted", 16)]
 
 
 @pytest.mark.usefixtures("other_maps")
@@ -308,7 +303,7 @@ def test_fitted_maps_and_other_kernels_are_named(run):
     found, out = run(draw(), maps="fixed,fitted,gauss")
     assert [row["fitted_to_input"] for row in found["rows"]] == [False, True, False]
     assert "Fitted to the queries and keys that they are tried on: fitted." in out
-    assert "Made for another kernel, yet compared with softmax attention: gauss." in out
+    assert "Made for another kernel, yet compared with softmax attention: fixed, gauss." in out
     _, out = run(draw(), "--causal", "", maps="fitted")
     assert "tried on, whose future they thereby know: fitted." in out
     assert "another kernel" not in out

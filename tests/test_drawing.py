@@ -7,12 +7,14 @@ import pytest
 
 import rfx
 from rfx._xp import to_numpy
-from rfx.features import ALL, Positive, Spec
+from rfx.features import ALL, Deterministic, Positive, Spec
 from rfx.testing import ArrayLibrary, array_libraries, dtype_name
 
 LIBRARIES = array_libraries()
 EACH_LIBRARY = pytest.mark.parametrize("library", LIBRARIES, ids=str)
 EACH_SPEC = pytest.mark.parametrize("spec", [spec for spec in ALL if not spec.needs_data], ids=repr)
+RANDOM = [spec for spec in ALL if not spec.needs_data and not isinstance(spec, Deterministic)]
+EACH_RANDOM_SPEC = pytest.mark.parametrize("spec", RANDOM, ids=repr)
 LIKE = np.zeros(1)
 
 
@@ -44,7 +46,7 @@ def test_a_seed_gives_the_same_frequencies_to_the_bit_on_every_library(spec: Spe
                     assert np.array_equal(to_numpy(array), want[name].astype(working)), name
 
 
-@EACH_SPEC
+@EACH_RANDOM_SPEC
 def test_a_seed_decides_the_map_and_another_changes_it(spec: Spec) -> None:
     first, again, other = (spec.draw(8, seed=seed, like=LIKE) for seed in (4, 4, 5))
     assert same(first, again)
@@ -97,7 +99,7 @@ def test_a_seed_must_be_given() -> None:
         Positive(8).fit(np.zeros((3, 8)), np.zeros((3, 8)))  # type: ignore[call-arg]
 
 
-@EACH_SPEC
+@EACH_RANDOM_SPEC
 def test_heads_are_independent_draws(spec: Spec) -> None:
     phi = spec.draw(8, seed=4, like=LIKE, heads=3)
     assert phi.heads == 3

@@ -7,7 +7,6 @@ import pytest
 
 from rfx import reference
 from rfx.features import ExponentialMap, Positive, Side, Trigonometric
-
 from rfx.kernels import Gaussian, Softmax
 from rfx.testing import (
     EPS,

@@ -88,8 +88,9 @@ def test_jax_gradients_are_those_of_torch(name: str, is_causal: bool) -> None:
     loss(out).backward()
     pairs = [*zip(got[:3], (q, k, v), strict=True)]
     pairs += [(got[3].arrays()[n], a) for n, a in leaves.items() if n != "fingerprint"]
-    for mine, other in pairs:
-        assert_agrees(mine, to_numpy(other.grad), scale=256.0)
+    for mine, other in pairs:  # torch has none where an array does not matter, JAX has zeros
+        gradient = torch.zeros_like(other) if other.grad is None else other.grad
+        assert_agrees(mine, to_numpy(gradient), scale=256.0)
 
 
 @CAUSAL
@@ -142,7 +143,7 @@ def test_gradients_stay_finite_at_large_norms(is_causal: bool) -> None:
 def test_torch_func_goes_through(name: str, is_causal: bool, steep: bool) -> None:
     q, k, v = (torch.asarray(a) for a in (steep_inputs() if steep else inputs()))
     phi = draw(name, q)
-    shared = rfx.features.named(name, num_features=16).draw(4, seed=42, like=q)
+    shared = drawn(rfx.features.named(name, num_features=16), 4, seed=42, like=q)
 
     def call(q, k, v):
         return rfx.linear_attention(q, k, v, features=phi, is_causal=is_causal, chunk_size=8)

@@ -149,13 +149,15 @@ def _add_block(
     if mask is not None:  # masked keys and values may hold NaN
         key = xp.where(mask[..., None], key, xp.zeros_like(key))
         value = xp.where(mask[..., None], value, xp.zeros_like(value))
-    folded = kernel.log(fold_heads(query, heads), key)
+    folded, factor = kernel.log_and_factor(fold_heads(query, heads), key)
     log = xp.astype(unfold_heads(folded, query), dtype, copy=False)
     seen = _seen(log, query, rows, columns, mask, first_row)
     if seen is not None:
         log = xp.where(seen, log, xp.full_like(log, empty_log(dtype, xp)))
     top = xp.maximum(sums.log_scale, constant(xp.max(log, axis=-1, keepdims=True)))
     weight = exp_nonpositive(log - top)
+    if factor is not None:
+        weight = weight * xp.astype(unfold_heads(factor, query), dtype, copy=False)
     if seen is not None:
         weight = xp.where(seen, weight, xp.zeros_like(weight))
     kept = exp_nonpositive(sums.log_scale - top)

@@ -76,9 +76,14 @@ class DrawnMap(ABC):
         return int(shape[0]) if len(shape) == 3 else None
 
     @property
+    def columns(self) -> int:
+        """Output columns for each column of the weights."""
+        return 1
+
+    @property
     def num_features(self) -> int:
         """Output columns, m."""
-        return int(self.query_side.weight.shape[-1])
+        return self.columns * int(self.query_side.weight.shape[-1])
 
     @property
     def log_constant(self) -> float:

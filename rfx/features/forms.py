@@ -45,8 +45,8 @@ class TrigonometricMap(DrawnMap):
     description: ClassVar[str] = "trigonometric"
 
     @property
-    def num_features(self) -> int:
-        return super().num_features * (2 if self.paired else 1)
+    def columns(self) -> int:
+        return 2 if self.paired else 1
 
     def evaluate(self, side: Side, z: Array) -> LogFeatures:
         angle = side.project(z)
@@ -65,8 +65,8 @@ class ComplexMap(DrawnMap):
     description: ClassVar[str] = "complex exponential"
 
     @property
-    def num_features(self) -> int:
-        return 2 * super().num_features
+    def columns(self) -> int:
+        return 2
 
     def evaluate(self, side: Side, z: Array) -> LogFeatures:
         log = side.project(z)
@@ -102,10 +102,14 @@ class PointwiseMap(DrawnMap):
 
     function: FunctionName = "relu"
     """A name (see `rfx.features.Generalized`), or a hashable callable."""
-    epsilon: float = 0.0
 
     scale_per_feature: ClassVar[bool] = False
     description: ClassVar[str] = "pointwise"
+
+    @property
+    def epsilon(self) -> float:
+        """ε of the spec, or 0; a number of the map's own would become an input of graphs."""
+        return float(getattr(self.spec, "epsilon", 0.0))
 
     def evaluate(self, side: Side, z: Array) -> LogFeatures:
         return LogFeatures(*_functions.scaled(self.function, side.project(z), self.epsilon))

@@ -139,7 +139,7 @@ class Generalized(Spec):
 
     def assemble(self, dim: int, rng: np.random.Generator, parameters: None) -> PointwiseMap:
         weight = drawn_frequencies(self.projection, rng, self.num_features, dim)
-        return PointwiseMap(self, Side(weight), function=self.function, epsilon=self.epsilon)
+        return PointwiseMap(self, Side(weight), function=self.function)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,11 @@ def save(features: DrawnMap, path: str | Path) -> None:
     path : str or Path
         Written as it is: no ending is added.
 
+    Raises
+    ------
+    TypeError
+        If ``features`` is no drawn map, or holds a function that has no name in rfx.
+
     Examples
     --------
     >>> import numpy as np, rfx, tempfile, os
@@ -50,7 +55,7 @@ def save(features: DrawnMap, path: str | Path) -> None:
         "format": _FORMAT,
         "form": type(features).__name__,
         "spec": _encode(features.spec),
-        "statics": features.statics(),
+        "statics": {name: _encode(value) for name, value in features.statics().items()},
     }
     arrays = {name: to_numpy(array) for name, array in features.arrays().items()}
     with open(path, "wb") as file:
@@ -111,12 +116,21 @@ def _encode(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         inner = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"class": type(value).__name__, "fields": inner}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    if callable(value):
+        raise TypeError(
+            f"`features` holds the function {value!r}, which a file cannot hold; "
+            "use one of the functions that have a name"
+        )
     return value
 
 
 def _decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
+    if "complex" in value:
+        return complex(*value["complex"])
     record = _records()[value["class"]]
     return record(**{key: _decode(inner) for key, inner in value["fields"].items()})
 
