@@ -13,16 +13,16 @@ from scipy import special
 import rfx
 from rfx import reference, testing
 from rfx._xp import to_numpy
-from rfx.features import ALL, Positive, Spec, Trigonometric
+from rfx.features import ALL, Positive, Spec, Trigonometric, named
 from rfx.kernels import ExponentialKernel, Gaussian, Softmax
 from rfx.projections import IID, Orthogonal
 from rfx.testing import ArrayLibrary, array_libraries, assert_agrees, dtype_name
+from tests.conftest import one_name_per_form
 
 LIBRARIES = array_libraries()
 EACH_LIBRARY = pytest.mark.parametrize("library", LIBRARIES, ids=str)
 EACH_SPEC = pytest.mark.parametrize("spec", ALL, ids=repr)
 EACH_KERNEL = pytest.mark.parametrize("kernel", [Softmax(), Softmax(0.9), Gaussian(1.7)], ids=repr)
-BATCHES = pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
 
 
 def points(*shape: int, seed: int = 5) -> np.ndarray:
@@ -40,15 +40,19 @@ def rounding(phi: rfx.features.DrawnMap, x: object) -> float:
     return reference.log_size(x, x, features=phi) + float(angle)
 
 
+EVERY_MAP = [(spec, (2, 3), 3) for spec in ALL]
+EVERY_SHAPE = [
+    (named(name, num_features=32), batch, heads)
+    for name in one_name_per_form()
+    for batch, heads in (((), None), ((3,), None), ((2, 3), None), ((1, 3), 3))
+]
+
+
 @EACH_LIBRARY
-@EACH_SPEC
-@BATCHES
-@pytest.mark.parametrize("heads", [None, 3])
+@pytest.mark.parametrize(("spec", "batch", "heads"), EVERY_MAP + EVERY_SHAPE, ids=repr)
 def test_features_are_those_of_the_oracle(
     library: ArrayLibrary, spec: Spec, batch: tuple[int, ...], heads: int | None
 ) -> None:
-    if heads is not None and not batch:
-        batch = (1, 3)
     for dtype in library.dtypes:
         x = library.convert(points(*batch, 63, 8), dtype)
         phi = drawn(spec, x, heads=heads)
@@ -70,15 +74,14 @@ def test_features_are_those_of_the_oracle(
 
 
 @EACH_LIBRARY
-@EACH_SPEC
-@BATCHES
+@pytest.mark.parametrize(("spec", "batch", "heads"), EVERY_MAP + EVERY_SHAPE, ids=repr)
 def test_gram_is_that_of_the_oracle(
-    library: ArrayLibrary, spec: Spec, batch: tuple[int, ...]
+    library: ArrayLibrary, spec: Spec, batch: tuple[int, ...], heads: int | None
 ) -> None:
     for dtype in library.dtypes:
         x = library.convert(0.5 * points(*batch, 63, 8), dtype)
         y = library.convert(0.5 * points(*batch, 10, 8, seed=6), dtype)
-        phi = drawn(spec, x)
+        phi = drawn(spec, x, heads=heads)
         matrix = rfx.gram(x, y, features=phi)
         assert matrix.dtype == x.dtype
         want = reference.gram(x, y, features=phi)

@@ -11,7 +11,6 @@ from scipy.spatial.distance import cdist
 
 import rfx
 from rfx import reference
-from rfx._functions import FUNCTIONS, plain
 from rfx._xp import to_numpy
 from rfx.kernels import (
     ArcCosine,
@@ -22,6 +21,7 @@ from rfx.kernels import (
     Pointwise,
     Softmax,
 )
+from rfx.kernels.functions import FUNCTIONS, plain
 from rfx.reference import log_kernel
 from rfx.testing import ArrayLibrary, array_libraries, assert_agrees, dtype_name
 

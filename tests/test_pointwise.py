@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,20 @@ from scipy import integrate, stats
 
 import rfx
 from rfx import reference
-from rfx._functions import FUNCTIONS
 from rfx._xp import to_numpy
 from rfx.features import DrawnMap, load, save
 from rfx.features.forms import PointwiseMap
 from rfx.features.pointwise import Deterministic, Generalized
 from rfx.kernels import ArcCosine, Expectation, Gaussian, Pointwise, Softmax
+from rfx.kernels.functions import FUNCTIONS
 from rfx.projections import IID, Orthogonal
 from rfx.testing import ArrayLibrary, array_libraries, assert_agrees, dtype_name, probes, z_score
+
+
+def name_of(record: object) -> str:
+    """The record without addresses, which differ between the workers of a run."""
+    return re.sub(r" at 0x\w+", "", repr(record))
+
 
 LIBRARIES = array_libraries()
 EACH_LIBRARY = pytest.mark.parametrize("library", LIBRARIES, ids=str)
@@ -126,7 +133,7 @@ def pairs(spec: Spec) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([x, np.tile(one, (5, 1))]), np.concatenate([y, turned])
 
 
-@pytest.mark.parametrize("projection", [IID(), Orthogonal()], ids=repr)
+@pytest.mark.parametrize("projection", [IID(), Orthogonal()], ids=name_of)
 @pytest.mark.parametrize("function", ELEMENTWISE)
 def test_mean_over_draws_is_the_kernel(
     function: str, projection: rfx.projections.Projection
@@ -263,7 +270,7 @@ ATTENTION: list[Spec] = [
 
 
 @ON_FEW
-@pytest.mark.parametrize("spec", ATTENTION, ids=repr)
+@pytest.mark.parametrize("spec", ATTENTION, ids=name_of)
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_linear_attention_is_that_of_the_oracle(
     library: ArrayLibrary, spec: Spec, is_causal: bool
@@ -369,7 +376,7 @@ def loss(out):
         Generalized(6, function="squared-relu", epsilon=0.0),
         Deterministic("softmax"),
     ],
-    ids=repr,
+    ids=name_of,
 )
 def test_gradients_are_those_of_finite_differences_in_torch_and_the_same_in_jax(spec: Spec) -> None:
     """Of the points and of the weight, which may be trained."""
@@ -491,7 +498,7 @@ def test_wrong_hyperparameters_are_refused(make, error: type[Exception], message
 
 
 @pytest.mark.parametrize(
-    "spec", [Generalized(8, Gaussian(2.0), function="gelu"), *ATTENTION[:6]], ids=repr
+    "spec", [Generalized(8, Gaussian(2.0), function="gelu"), *ATTENTION[:6]], ids=name_of
 )
 def test_a_saved_map_is_loaded_to_the_bit(spec: Spec, tmp_path: Path) -> None:
     x = points(3, 9, 8)

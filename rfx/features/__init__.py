@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rfx._lazy import on_demand
 from rfx.features._drawn import DrawnMap
 from rfx.features._side import LogFeatures, Side
-from rfx.features._spec import RandomSpec, Spec
-from rfx.features.aligned import Aligned
-from rfx.features.alignment import Center, Transform
-from rfx.features.dense import SDERF
+from rfx.features._spec import Costs, RandomSpec, Spec
 from rfx.features.forms import (
     FORMS,
     ComplexMap,
@@ -20,17 +18,23 @@ from rfx.features.forms import (
     PointwiseMap,
     TrigonometricMap,
 )
-from rfx.features.geometric import Geometric
 from rfx.features.gram import gram
 from rfx.features.moments import Moments, PointMoments
-from rfx.features.optimal import Optimal
-from rfx.features.pointwise import Deterministic, Generalized
-from rfx.features.poisson import Poisson
-from rfx.features.positive import Positive
-from rfx.features.random_tables import GERF, OPRF
 from rfx.features.storage import load, save
-from rfx.features.trigonometric import Trigonometric
 from rfx.projections import Orthogonal
+
+if TYPE_CHECKING:
+    from rfx.features.aligned import Aligned
+    from rfx.features.dense import SDERF
+    from rfx.features.geometric import Geometric
+    from rfx.features.optimal import Optimal
+    from rfx.features.pointwise import Deterministic, Generalized
+    from rfx.features.poisson import Poisson
+    from rfx.features.positive import Positive
+    from rfx.features.random_tables import GERF, OPRF
+    from rfx.features.trigonometric import Trigonometric
+
+    ALL: tuple[Spec, ...]
 
 __all__ = [
     "ALL",
@@ -41,6 +45,7 @@ __all__ = [
     "SDERF",
     "Aligned",
     "ComplexMap",
+    "Costs",
     "Deterministic",
     "DrawnMap",
     "ExponentialMap",
@@ -65,46 +70,80 @@ __all__ = [
     "save",
 ]
 
+_find = on_demand(
+    __name__,
+    {
+        "Aligned": "aligned",
+        "Deterministic": "pointwise",
+        "GERF": "random_tables",
+        "Generalized": "pointwise",
+        "Geometric": "geometric",
+        "OPRF": "random_tables",
+        "Optimal": "optimal",
+        "Poisson": "poisson",
+        "Positive": "positive",
+        "SDERF": "dense",
+        "Trigonometric": "trigonometric",
+    },
+)
 
-def _aligned(
-    base: Callable[..., Spec], center: Center, transform: Transform, **hyperparameters: Any
-) -> Spec:
-    return Aligned(base(**hyperparameters), center, transform)
+
+def __getattr__(name: str) -> Any:
+    if name != "ALL":
+        return _find(name)
+    found = tuple(_ready(each) for each in NAMES)
+    globals()["ALL"] = found
+    return found
 
 
-def _ready(factory: Callable[..., Spec]) -> Spec:
-    """With 256 columns, unless the width follows from the points."""
-    function = factory.func if isinstance(factory, partial) else factory
-    return factory() if function is Deterministic else factory(num_features=256)
+def _kind(name: str, **defaults: Any) -> Callable[..., Spec]:
+    """A factory of specs of the class of this name, which is imported when it is called."""
+
+    def make(*args: Any, **hyperparameters: Any) -> Spec:
+        found: Spec = getattr(sys.modules[__name__], name)(*args, **defaults | hyperparameters)
+        return found
+
+    return make
+
+
+def _aligned(base: str, center: str | None, transform: str | None) -> Callable[..., Spec]:
+    def make(*args: Any, **hyperparameters: Any) -> Spec:
+        found: Spec = _kind("Aligned")(_kind(base)(*args, **hyperparameters), center, transform)
+        return found
+
+    return make
 
 
 NAMES: dict[str, Callable[..., Spec]] = {
-    "favor": Trigonometric,
-    "favor-offset": partial(Trigonometric, offset=True),
-    "favor+": Positive,
-    "favor+hyp": partial(Positive, hyperbolic=True),
-    "favor+reg": partial(Positive, projection=Orthogonal(norms="fixed")),
-    "favor++": OPRF,
-    "gerf": partial(GERF, A=-0.02 + 0.05j),
-    "favor#": partial(_aligned, OPRF, None, "diagonal"),
-    "aderf": partial(_aligned, OPRF, None, "full"),
-    "sderf": SDERF,
-    "dense": partial(_aligned, SDERF, "mean", "full"),
-    "optimal": Optimal,
-    "poisson": Poisson,
-    "poisson+": partial(_aligned, Poisson, "low", None),
-    "geometric": Geometric,
-    "geometric+": partial(_aligned, Geometric, "low", None),
-    "favor+relu": Generalized,
-    "elu+1": partial(Deterministic, function="elu+1"),
-    "squared-relu": partial(Deterministic, function="squared-relu"),
-    "identity": partial(Deterministic, function="identity"),
-    "softmax-features": partial(Deterministic, function="softmax"),
+    "favor": _kind("Trigonometric"),
+    "favor-offset": _kind("Trigonometric", offset=True),
+    "favor+": _kind("Positive"),
+    "favor+hyp": _kind("Positive", hyperbolic=True),
+    "favor+reg": _kind("Positive", projection=Orthogonal(norms="fixed")),
+    "favor++": _kind("OPRF"),
+    "gerf": _kind("GERF", A=-0.02 + 0.05j),
+    "favor#": _aligned("OPRF", None, "diagonal"),
+    "aderf": _aligned("OPRF", None, "full"),
+    "sderf": _kind("SDERF"),
+    "dense": _aligned("SDERF", "mean", "full"),
+    "optimal": _kind("Optimal"),
+    "poisson": _kind("Poisson"),
+    "poisson+": _aligned("Poisson", "low", None),
+    "geometric": _kind("Geometric"),
+    "geometric+": _aligned("Geometric", "low", None),
+    "favor+relu": _kind("Generalized"),
+    "elu+1": _kind("Deterministic", function="elu+1"),
+    "squared-relu": _kind("Deterministic", function="squared-relu"),
+    "identity": _kind("Deterministic", function="identity"),
+    "softmax-features": _kind("Deterministic", function="softmax"),
 }
 """Factories of specs by the papers' names."""
 
-ALL: tuple[Spec, ...] = tuple(_ready(factory) for factory in NAMES.values())
-"""A ready spec for each name, in the same order."""
+_AS_WIDE_AS_THE_POINTS = ("elu+1", "squared-relu", "identity", "softmax-features")
+
+
+def _ready(name: str) -> Spec:
+    return NAMES[name]() if name in _AS_WIDE_AS_THE_POINTS else NAMES[name](num_features=256)
 
 
 def named(name: str, **hyperparameters: Any) -> Spec:

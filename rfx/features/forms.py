@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rfx import _functions
-from rfx._functions import FunctionName
 from rfx._xp import Array, namespace
 from rfx.features._drawn import DrawnMap
 from rfx.features._side import LogFeatures, Side
+from rfx.kernels import functions
+from rfx.kernels.functions import FunctionName
 from rfx.projections.structured import Structured
 
 __all__ = [
@@ -112,7 +112,7 @@ class PointwiseMap(DrawnMap):
         return float(getattr(self.spec, "epsilon", 0.0))
 
     def evaluate(self, side: Side, z: Array) -> LogFeatures:
-        return LogFeatures(*_functions.scaled(self.function, side.project(z), self.epsilon))
+        return LogFeatures(*functions.scaled(self.function, side.project(z), self.epsilon))
 
 
 FORMS: tuple[type[DrawnMap], ...] = (

@@ -10,13 +10,13 @@ from typing import ClassVar
 import numpy as np
 
 from rfx import _check
-from rfx._arc_cosine import log_arc_cosine
-from rfx._functions import FunctionName, known
 from rfx._xp import Array, namespace, working_dtype
 from rfx.features._side import Side
 from rfx.features._spec import Costs, Spec, drawn_frequencies
 from rfx.features.forms import PointwiseMap
 from rfx.kernels import ArcCosine, Expectation, Kernel, Pointwise
+from rfx.kernels._arc_cosine import log_arc_cosine
+from rfx.kernels.functions import FunctionName, known
 from rfx.projections import Orthogonal, Projection
 
 __all__ = ["Deterministic", "Generalized"]

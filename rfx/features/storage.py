@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,6 +138,10 @@ def _decode(value: Any) -> Any:
 
 def _records() -> dict[str, type]:
     """The classes of specs, kernels and projections, by name: nothing else is ever called."""
+    for package in ("features", "kernels", "projections"):
+        module = import_module(f"rfx.{package}")
+        for name in module.__all__:
+            getattr(module, name)  # imported on demand
     found: dict[str, type] = {}
     waiting: list[type] = [Spec, Kernel, Projection]
     while waiting:

@@ -7,9 +7,9 @@ from functools import cache
 
 import numpy as np
 
-from rfx._arc_cosine import angles, polar
-from rfx._functions import FunctionName, plain
 from rfx._xp import Array, from_numpy, namespace
+from rfx.kernels._arc_cosine import angles, polar
+from rfx.kernels.functions import FunctionName, plain
 
 __all__ = ["expectation"]
 
