@@ -100,6 +100,8 @@ def estimates(spec: Spec, x: np.ndarray, y: np.ndarray, draws: int, batch: int) 
 
 
 def exact(spec: Spec, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if not _is_exponential(spec):  # it may be negative
+        return np.diagonal(spec.kernel(x, y))
     return np.exp(np.diagonal(log_kernel(x, y, kernel=spec.kernel)))
 
 
@@ -118,16 +120,39 @@ def described(pairs: tuple[Probe, ...], z: np.ndarray) -> str:
     return ", ".join(f"{pair.name}: {value:.1f}" for pair, value in zip(pairs, z, strict=True))
 
 
+def lighter(spec: Spec, pairs: tuple[Probe, ...], most: float) -> tuple[Probe, ...]:
+    """The pairs, shrunk until the log of one frequency's relative variance is at most this.
+
+    `probes` see to it for maps that vary with x + y or x − y; others have tails of their own, which
+    would defeat any sample. Pairs that stay heavy are left out.
+    """
+    if hasattr(spec, "projection"):
+        spec = spec.replace(projection=IID())
+    one = with_frequencies(spec, 1)
+    phi = drawn(one, len(pairs[0].x), 1, 0)
+    found = []
+    for pair in pairs:
+        for scale in (1.0, 0.7, 0.5, 0.35, 0.25, 0.1):
+            x, y = scale * pair.x[None, None], scale * pair.y[None, None]
+            log = phi.log_relative_variance(x, y)
+            if log is None or log[0, 0, 0] <= most:
+                found.append(Probe(pair.name, x[0, 0], y[0, 0]))
+                break
+    if not found:
+        pytest.skip("the tails are too heavy at every pair")
+    return tuple(found)
+
+
 def check_mean(spec: Spec, dim: int) -> None:
     spec = with_frequencies(spec, FREQUENCIES)
-    pairs = probes(spec, dim, activations=real_points(dim))
+    pairs = lighter(spec, probes(spec, dim, activations=real_points(dim)), 4.5)
     z = z_of_mean(spec, pairs)
     assert np.all(np.abs(z) < 5), described(pairs, z)
 
 
 def check_variance(spec: Spec, dim: int, num: int, draws: int = 3000) -> None:
     spec = with_frequencies(spec, num)
-    pairs = probes(spec, dim, limit=1.0)
+    pairs = lighter(spec, probes(spec, dim, limit=1.0), 1.1)
     x, y = stacked(pairs)
     want = closed_form(spec, x, y)
     z = z_of_variance(estimates(spec, x, y, draws, draws), exact(spec, x, y), want)

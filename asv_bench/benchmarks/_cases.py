@@ -102,8 +102,11 @@ def normal(library: Library, shape: tuple[int, ...], seed: int, dtype: str = DTY
 
 
 def draw(attention: str, m: int, like: Any, seed: int = 0) -> Any:
-    """A map by its paper's name, with one set of frequencies for all heads."""
+    """A map by its paper's name, with one set of frequencies for all heads.
+
+    One that needs data is fitted to the points of ``like`` on both sides.
+    """
     if attention == EXACT:
         return None
     spec = rfx.features.named(attention, num_features=m)
-    return spec.draw(like.shape[-1], seed=seed, like=like)
+    return spec.fit(like, like, seed=seed, per_head=False)

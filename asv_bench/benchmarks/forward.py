@@ -64,7 +64,10 @@ class Dtype(Timed):
 class Map(Timed):
     """Time by the map, causal."""
 
-    params = (axis("favor+", "favor+hyp", "favor", "favor-offset"), NAMES)
+    params = (
+        axis("favor+", "favor+hyp", "favor", "favor-offset", "dense", "gerf", "favor+relu"),
+        NAMES,
+    )
     param_names = ("map", "library")
 
     def prepare(self, attention: str, name: str) -> None:

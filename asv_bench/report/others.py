@@ -85,7 +85,7 @@ class Errors(Section):
     title = "Error on real activations"
 
     def jobs(self, scope: Scope) -> list[Job]:
-        maps = ("favor+", "favor+hyp", "favor", "favor-offset")
+        maps = ("favor+", "favor+hyp", "favor", "favor-offset", "dense", "gerf", "favor+relu")
         return [
             Job("benchmarks.error", "Map", "numbers", (layer, scope.names[0], is_causal, name))
             for layer in ((0,) if scope.quick else (0, 5))
