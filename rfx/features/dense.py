@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from rfx._xp import Array
-from rfx.features._spec import Costs, RandomSpec
-from rfx.features.exponential import exponential_side, optimal_rho, relative_variance
+from rfx.features._spec import Costs
+from rfx.features.exponential import FittedExponential, exponential_side, optimal_rho
 from rfx.features.forms import ExponentialMap
 from rfx.features.moments import Sample
 from rfx.kernels import ExponentialKernel
@@ -20,7 +19,7 @@ Host = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class SDERF(RandomSpec):
+class SDERF(FittedExponential):
     """φ(x) = n^(-1/2) D exp(ωᵀAω + ω·(I − 4A)^(1/2) Qᵀx − |x|²/2), D = det(I − 4A)^(1/4).
 
     At unit temperature; for the Gaussian kernel the last term is −|x|². Q are the principal axes of
@@ -62,42 +61,12 @@ class SDERF(RandomSpec):
     True
     """
 
-    antithetic: bool = False
-
     paper: ClassVar[str] = "Likhosherstov et al. 2023"
-
-    def __post_init__(self) -> None:
-        self._check_fields("(a pair of ±ω)")
-
-    @property
-    def needs(self) -> Literal["moments"]:
-        return "moments"
-
-    @property
-    def columns(self) -> int:
-        return 2 if self.antithetic else 1
 
     @property
     def costs(self) -> Costs:
         _, draw, apply = super().costs
         return Costs("n d² + d³", draw, f"{apply} + d²")
-
-    @property
-    def positive(self) -> bool:
-        return True
-
-    def relative_variance(
-        self, x: Array, y: Array, fitted: dict[str, Array]
-    ) -> tuple[Array, Array] | None:
-        kernel = cast(ExponentialKernel, self.kernel)
-        return relative_variance(
-            kernel.scaled(x),
-            kernel.scaled(y),
-            fitted["rho"],
-            projection=self.projection,
-            frequencies=self.num_frequencies,
-            antithetic=self.antithetic,
-        )
 
     def parameters(self, dim: int, sample: Sample) -> tuple[Host, Host]:
         """ρ of each axis (d,), and the axes as columns (d, d)."""

@@ -12,21 +12,63 @@ A = aI; Dense-exponential random features, 2023.)
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from rfx._xp import Array, namespace
 from rfx.features._side import Side, Weight
-from rfx.features._spec import mirrored, scaled
-from rfx.kernels import squared_distance
+from rfx.features._spec import RandomSpec, mirrored, scaled
+from rfx.kernels import ExponentialKernel, squared_distance
 from rfx.projections import Projection
 from rfx.projections._base import Kind
 from rfx.projections.structured import Structured
 
-__all__ = ["exponential_side", "optimal_rho", "quadratic_form", "relative_variance"]
+__all__ = [
+    "FittedExponential",
+    "exponential_side",
+    "optimal_rho",
+    "quadratic_form",
+    "relative_variance",
+]
 
 Host = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class FittedExponential(RandomSpec):
+    """A spec of such features whose ρ is fitted to moments, and kept under "rho"."""
+
+    antithetic: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_fields("(a pair of ±ω)")
+
+    @property
+    def needs(self) -> Literal["moments"]:
+        return "moments"
+
+    @property
+    def columns(self) -> int:
+        return 2 if self.antithetic else 1
+
+    @property
+    def positive(self) -> bool:
+        return True
+
+    def relative_variance(
+        self, x: Array, y: Array, fitted: dict[str, Array]
+    ) -> tuple[Array, Array] | None:
+        kernel = cast(ExponentialKernel, self.kernel)
+        return relative_variance(
+            kernel.scaled(x),
+            kernel.scaled(y),
+            fitted["rho"],
+            projection=self.projection,
+            frequencies=self.num_frequencies,
+            antithetic=self.antithetic,
+        )
 
 
 def optimal_rho(power: Any) -> Host:

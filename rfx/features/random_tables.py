@@ -5,7 +5,7 @@ from __future__ import annotations
 import cmath
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from rfx._xp import Array, from_numpy, namespace, working_dtype
 from rfx.features._side import Side
 from rfx.features._spec import RandomSpec, scaled
 from rfx.features.exponential import (
+    FittedExponential,
     exponential_side,
     optimal_rho,
     quadratic_form,
@@ -28,7 +29,7 @@ Host = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class OPRF(RandomSpec):
+class OPRF(FittedExponential):
     """φ(x) = n^(-1/2) D exp(a|ω|² + (1 − 4a)^(1/2) ω·x − |x|²/2), D = (1 − 4a)^(d/4): FAVOR++.
 
     At unit temperature; for the Gaussian kernel the last term is −|x|². All features are positive.
@@ -68,37 +69,7 @@ class OPRF(RandomSpec):
     True
     """
 
-    antithetic: bool = False
-
     paper: ClassVar[str] = "Likhosherstov et al. 2022"
-
-    def __post_init__(self) -> None:
-        self._check_fields("(a pair of ±ω)")
-
-    @property
-    def needs(self) -> Literal["moments"]:
-        return "moments"
-
-    @property
-    def columns(self) -> int:
-        return 2 if self.antithetic else 1
-
-    @property
-    def positive(self) -> bool:
-        return True
-
-    def relative_variance(
-        self, x: Array, y: Array, fitted: dict[str, Array]
-    ) -> tuple[Array, Array] | None:
-        kernel = cast(ExponentialKernel, self.kernel)
-        return relative_variance(
-            kernel.scaled(x),
-            kernel.scaled(y),
-            fitted["rho"],
-            projection=self.projection,
-            frequencies=self.num_frequencies,
-            antithetic=self.antithetic,
-        )
 
     def parameters(self, dim: int, sample: Sample) -> Host:
         unit = cast(ExponentialKernel, self.kernel).unit(dim)
