@@ -179,3 +179,19 @@ def test_libraries_lists_what_is_here() -> None:
         assert found[name].problem is None
         assert path in {p.name for p in found[name].fast_paths}
         assert any("cpu" in device.lower() for device in found[name].devices)
+
+
+@pytest.mark.parametrize("name", ["features", "kernels", "projections"])
+def test_names_that_are_imported_on_demand_are_listed_and_found(name: str) -> None:
+    code = f"""
+import rfx
+package = rfx.{name}
+assert dir(package) == sorted(package.__all__), dir(package)
+for each in package.__all__:
+    getattr(package, each)
+try:
+    package.Nothing
+except AttributeError as error:
+    print(error)
+"""
+    assert run(code).strip() == f"module 'rfx.{name}' has no attribute 'Nothing'"

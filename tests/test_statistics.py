@@ -13,7 +13,19 @@ import pytest
 
 import rfx
 from rfx import projections
-from rfx.features import ALL, DrawnMap, Moments, Positive, Spec
+from rfx.features import (
+    ALL,
+    GERF,
+    OPRF,
+    SDERF,
+    DrawnMap,
+    Generalized,
+    Geometric,
+    Moments,
+    Poisson,
+    Positive,
+    Spec,
+)
 from rfx.kernels import ExponentialKernel, Gaussian, Kernel, Softmax
 from rfx.projections import IID, Orthogonal, Projection
 from rfx.reference import log_kernel
@@ -45,6 +57,20 @@ def _is_exponential(spec: Spec) -> bool:
 EVERY = [getattr(projections, name)() for name in projections.__all__ if name != "Projection"]
 COMMON: list[Projection] = [IID(), Orthogonal()]
 RARE = [projection for projection in EVERY if projection not in COMMON]
+OPTIONS: list[Spec] = [
+    OPRF(256, projection=IID(), antithetic=True),
+    OPRF(256, projection=Orthogonal(), antithetic=True),
+    SDERF(256, projection=IID(), antithetic=True),
+    GERF(256, A=-0.1),
+    GERF(256, projection=IID(), A=-0.03, s=-1),
+    GERF(256, projection=IID(), A=-0.02 - 0.03j, s=-1),
+    GERF(256, Gaussian(1.3), IID(), A=-0.02 + 0.04j),
+    Generalized(256, projection=IID(), epsilon=0.0),
+    Poisson(256, rate=0.3),
+    Geometric(256, p=0.7),
+]
+"""What names do not reach."""
+
 OFTEN = [
     variant
     for spec in ALL
@@ -53,6 +79,7 @@ OFTEN = [
         *(variants(spec, [Orthogonal()], [Gaussian(1.3)]) if _is_exponential(spec) else ()),
     )
 ]
+OFTEN += OPTIONS
 SELDOM = [
     v for spec in ALL if hasattr(spec, "projection") for v in variants(spec, RARE, [Softmax()])
 ]

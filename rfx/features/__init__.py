@@ -96,6 +96,10 @@ def __getattr__(name: str) -> Any:
     return found
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def _kind(name: str, **defaults: Any) -> Callable[..., Spec]:
     """A factory of specs of the class of this name, which is imported when it is called."""
 

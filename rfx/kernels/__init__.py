@@ -24,3 +24,7 @@ __all__ = [
 __getattr__ = on_demand(
     __name__, {"ArcCosine": "pointwise", "Expectation": "pointwise", "Pointwise": "pointwise"}
 )
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -41,3 +41,7 @@ __getattr__ = on_demand(
         "Sobol": "sobol",
     },
 )
+
+
+def __dir__() -> list[str]:
+    return __all__
