@@ -182,3 +182,16 @@ def test_gram_takes_a_drawn_map_and_no_spec() -> None:
         TypeError, match=r"`features` must be a drawn map, got Positive.*; draw one"
     ):
         rfx.gram(x, x, features=Positive(8))  # type: ignore[arg-type]
+
+
+def test_parameters_of_generalised_features_outside_their_domain_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`A` must have a real part below 1/8, .*, got 0\.125"):
+        rfx.features.GERF(8, A=0.125)
+    with pytest.raises(ValueError, match=r"`A` must have a real part below 1/8, .*, got \(1\+2j\)"):
+        rfx.features.GERF(8, A=1 + 2j)
+    with pytest.raises(TypeError, match="`A` must be a number, got 'a'"):
+        rfx.features.GERF(8, A="a")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`s` must be 1 or -1, got 2"):
+        rfx.features.GERF(8, s=2)
+    with pytest.raises(ValueError, match=r"must be a multiple of 2 .*, got 7; use 8"):
+        rfx.features.GERF(7, A=0.05j)
