@@ -203,6 +203,13 @@ def _mask_advice(shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     return "its last axis must be the keys' length"
 
 
+def sample(query: Array, key: Array, key_mask: Array | None, query_mask: Array | None) -> None:
+    """Refuse queries and keys that a map cannot be fitted to, and masks that do not fit them."""
+    attention(query, key, key)
+    mask(key_mask, key)
+    mask(query_mask, query, ("query_mask", "query"))
+
+
 def map_serves(features: Any, x: Array, name: str) -> None:
     """Refuse points that a drawn map was not drawn for."""
     has_length(name, x)

@@ -109,8 +109,7 @@ def _short(spec: Spec) -> str:
     if isinstance(spec, rfx.features.Aligned):
         inner = type(spec.base).__name__
         return f"Aligned({inner}, {spec.center!r}, {spec.transform!r})"
-    differing = {"hyperbolic": True, "offset": True}
-    extra = [f"{name}=True" for name in differing if getattr(spec, name, False)]
+    extra = [f"{name}=True" for name in ("hyperbolic", "offset") if getattr(spec, name, False)]
     if getattr(getattr(spec, "projection", None), "norms", "chi") != "chi":
         extra.append('norms="fixed"')
     if isinstance(spec, rfx.features.GERF):

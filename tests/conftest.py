@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import rfx
+from rfx.cli import main
 from rfx.testing import ArrayLibrary, array_libraries, drawn
 
 LIBRARIES = array_libraries()
@@ -26,6 +27,20 @@ def one_name_per_form() -> tuple[str, ...]:
         plain = phi.query(np.ones((1, 4))).value is None
         found.setdefault((phi.scale_per_feature, plain), name)
     return tuple({"favor+": "dense"}.get(name, name) for name in found.values())
+
+
+def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The sentence of a command that must fail with exit code 2 and print nothing else."""
+    try:
+        code = main(argv)
+    except SystemExit as exit:  # argparse leaves this way
+        code = exit.code
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert out == ""
+    assert err.startswith("rfx: error: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("rfx: error: ").rstrip("\n")
 
 
 @pytest.fixture(params=LIBRARIES, ids=str)

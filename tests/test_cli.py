@@ -15,6 +15,7 @@ import pytest
 import rfx
 import rfx.cli
 from rfx.cli import compare, main, measure
+from tests.conftest import refusal
 
 FAST = ["--maps", "favor+", "--num-features", "4", "--seeds", "1"]
 
@@ -28,20 +29,6 @@ def arrays(heads: int = 2, t: int = 12, d: int = 4, **changes: Any) -> dict[str,
 def save(path: Path, **content: np.ndarray) -> str:
     np.savez(path, **content)
     return str(path)
-
-
-def rejected(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The sentence of a run that must fail with exit code 2 and print nothing else."""
-    try:
-        code = main(argv)
-    except SystemExit as exit:  # argparse leaves this way
-        code = exit.code
-    out, err = capsys.readouterr()
-    assert code == 2
-    assert out == ""
-    assert err.startswith("rfx: error: ")
-    assert err.count("\n") == 1
-    return err.removeprefix("rfx: error: ").rstrip("\n")
 
 
 def test_version_names_the_program(capsys):
@@ -138,7 +125,7 @@ def test_no_text_names_the_package_index():
 def test_mistake_in_the_arguments_is_one_sentence(argv, sentence, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(measure, "compare", None)  # refused before anything is computed
-    assert sentence in rejected(argv, capsys)
+    assert sentence in refusal(argv, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,17 +163,17 @@ _NAN[1, 3, 2] = np.nan
 )
 def test_mistake_in_the_file_is_one_sentence(content, extra, sentence, capsys, tmp_path):
     path = save(tmp_path / "in.npz", **content)
-    found = rejected(["compare", "--input", path, *FAST, *extra], capsys)
+    found = refusal(["compare", "--input", path, *FAST, *extra], capsys)
     assert sentence in found.replace(path, "FILE")
 
 
 def test_file_that_is_no_archive_is_one_sentence(capsys, tmp_path):
     path = tmp_path / "in.npz"
     path.write_text("q k v")
-    assert "is not an npz archive" in rejected(["compare", "--input", str(path)], capsys)
+    assert "is not an npz archive" in refusal(["compare", "--input", str(path)], capsys)
     np.save(tmp_path / "q.npy", arrays()["q"])
     command = ["compare", "--input", str(tmp_path / "q.npy")]
-    assert "is not an npz archive" in rejected(command, capsys)
+    assert "is not an npz archive" in refusal(command, capsys)
 
 
 def test_damaged_archive_is_one_sentence(capsys, tmp_path):
@@ -196,14 +183,14 @@ def test_damaged_archive_is_one_sentence(capsys, tmp_path):
     middle = len(whole) // 6
     whole[middle : middle + 40] = bytes(40)
     path.write_bytes(bytes(whole))
-    assert "is a damaged npz archive" in rejected(["compare", "--input", str(path)], capsys)
+    assert "is a damaged npz archive" in refusal(["compare", "--input", str(path)], capsys)
 
 
 def test_outputs_never_overwrite_the_input(capsys, monkeypatch, tmp_path):
     path = Path(save(tmp_path / "in.npz", **arrays()))
     before = path.read_bytes()
     monkeypatch.chdir(tmp_path)  # the same file by another name
-    found = rejected(["compare", "--input", str(path), "--json", "in.npz", *FAST], capsys)
+    found = refusal(["compare", "--input", str(path), "--json", "in.npz", *FAST], capsys)
     assert "--json would overwrite the input" in found
     assert path.read_bytes() == before
 
@@ -211,7 +198,7 @@ def test_outputs_never_overwrite_the_input(capsys, monkeypatch, tmp_path):
 def test_check_of_an_output_leaves_an_existing_file_alone(capsys, tmp_path):
     old = tmp_path / "old.json"
     old.write_text("precious")
-    rejected(["compare", "--json", str(old), "--input", "missing.npz"], capsys)
+    refusal(["compare", "--json", str(old), "--input", "missing.npz"], capsys)
     assert old.read_text() == "precious"
 
 
@@ -224,14 +211,14 @@ def test_check_of_an_output_leaves_an_existing_file_alone(capsys, tmp_path):
 )
 def test_missing_extra_names_the_fix(package, extra, argv, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    found = rejected(argv, capsys)
+    found = refusal(argv, capsys)
     assert f"needs the package {package}, which is not installed" in found
     assert f'pip install -e ".[{extra}]"' in found
 
 
 def test_missing_library_names_the_fix(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    found = rejected(["compare", "--library", "cupy", *FAST], capsys)
+    found = refusal(["compare", "--library", "cupy", *FAST], capsys)
     assert "the library cupy cannot be imported" in found
     assert 'pip install -e ".[cupy]"' in found
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rfx.cli import main
 from rfx.cli.reproduce import variance
 from rfx.features import Positive
+from tests.conftest import refusal
 
 X, Y = np.ones((50, 3), np.float32), np.arange(50) % 2
 
@@ -21,17 +21,7 @@ def activations(queries: int = 24) -> dict[str, np.ndarray]:
 
 
 def rejected(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The sentence of a run that must fail with exit code 2 and print nothing else."""
-    try:
-        code = main(["reproduce", *argv])
-    except SystemExit as exit:  # argparse leaves this way
-        code = exit.code
-    out, err = capsys.readouterr()
-    assert code == 2
-    assert out == ""
-    assert err.startswith("rfx: error: ")
-    assert err.count("\n") == 1
-    return err.removeprefix("rfx: error: ").rstrip("\n")
+    return refusal(["reproduce", *argv], capsys)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 from rfx import _check
 from rfx._xp import Array, namespace
 from rfx.features._side import Side
-from rfx.features._spec import Costs, Spec
+from rfx.features._spec import Costs, Spec, check_kernel
 from rfx.features.forms import MonomialMap
 from rfx.features.moments import Sample
 from rfx.kernels import ExponentialKernel, Kernel, Softmax
@@ -36,11 +36,7 @@ class RandomMonomials(Spec):
         object.__setattr__(
             self, "num_features", _check.positive_int("num_features", self.num_features)
         )
-        if not isinstance(self.kernel, ExponentialKernel):
-            raise TypeError(
-                f"`kernel` must be rfx.kernels.Softmax or Gaussian for {type(self).__name__}, got "
-                f"{self.kernel!r}; pass for example rfx.kernels.Softmax()"
-            )
+        check_kernel(self)
 
     @property
     def needs(self) -> Literal["nothing", "moments"]:

@@ -23,6 +23,8 @@ __all__ = [
     "Costs",
     "RandomSpec",
     "Spec",
+    "check_kernel",
+    "check_projection",
     "drawn_frequencies",
     "exp_times",
     "generator",
@@ -234,9 +236,7 @@ class Spec(ABC):
         ValueError
             If nothing is left to fit to, or a position that counts holds NaN or infinity.
         """
-        _check.attention(query, key, key)
-        _check.mask(mask, key)
-        _check.mask(query_mask, query, ("query_mask", "query"))
+        _check.sample(query, key, mask, query_mask)
         by_head = per_head and key.ndim > 2
         if self.needs_data:
             masks = {"mask": mask, "query_mask": query_mask}
@@ -301,10 +301,8 @@ class Spec(ABC):
     ) -> DrawnMap:
         _check.array("like", like)
         rng = generator(seed)
-        fitted: dict[int, Any] = {
-            id(s): None if s is None else self.parameters(dim, s) for s in dict.fromkeys(each)
-        }
-        maps = [self.assemble(dim, rng, fitted[id(sample)]) for sample in each]
+        fitted = {s: None if s is None else self.parameters(dim, s) for s in dict.fromkeys(each)}
+        maps = [self.assemble(dim, rng, fitted[sample]) for sample in each]
         return fingerprinted(stacked(maps) if by_head else maps[0]).to_like(like)
 
 
@@ -328,8 +326,8 @@ class RandomSpec(Spec):
 
     @property
     def costs(self) -> Costs:
-        apply = "m log d" if self.projection.structured else "d m"
-        return Costs("n d²" if self.needs_data else None, self.projection.cost, apply)
+        law = self.projection
+        return Costs("n d²" if self.needs_data else None, law.cost, law.cost_to_apply)
 
     @property
     def unbiased(self) -> bool:
@@ -347,16 +345,26 @@ class RandomSpec(Spec):
         """Refuse a wrong number of columns, or a kernel or projection of the wrong kind."""
         columns = _check.positive_int("num_features", self.num_features, self.columns, why)
         object.__setattr__(self, "num_features", columns)
-        if not isinstance(self.kernel, ExponentialKernel):
-            raise TypeError(
-                f"`kernel` must be rfx.kernels.Softmax or Gaussian for {type(self).__name__}, got "
-                f"{self.kernel!r}; pass for example rfx.kernels.Softmax()"
-            )
-        if not isinstance(self.projection, Projection):
-            raise TypeError(
-                f"`projection` must be a record of rfx.projections, got {self.projection!r}; "
-                "pass for example rfx.projections.Orthogonal()"
-            )
+        check_kernel(self)
+        check_projection(self.projection)
+
+
+def check_kernel(spec: Spec) -> None:
+    """Refuse a kernel that is not exponential."""
+    if not isinstance(spec.kernel, ExponentialKernel):
+        raise TypeError(
+            f"`kernel` must be rfx.kernels.Softmax or Gaussian for {type(spec).__name__}, got "
+            f"{spec.kernel!r}; pass for example rfx.kernels.Softmax()"
+        )
+
+
+def check_projection(projection: object) -> None:
+    """Refuse what is no projection."""
+    if not isinstance(projection, Projection):
+        raise TypeError(
+            f"`projection` must be a record of rfx.projections, got {projection!r}; "
+            "pass for example rfx.projections.Orthogonal()"
+        )
 
 
 def drawn_frequencies(

@@ -188,7 +188,7 @@ class Aligned(Spec):
     def _composed(self, side: Side, place: Placement, gaussian: float) -> Side:
         """The core's side on placed points, with the row term −gaussian² |x − shift|² / 2."""
         full = self.transform == "full" or side.transform is not None
-        own = np.eye(len(place.shift)) if side.transform is None else side.transform
+        own = _matrix(side, len(place.shift))
         matrix, inverse = place.matrix @ own, np.linalg.solve(own, place.inverse)
         moved = side._replace(shift=None if self.center is None else place.shift)
         if full or self.transform is not None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from rfx.features._spec import Costs
-from rfx.features.exponential import FittedExponential, exponential_side, optimal_rho
+from rfx.features.exponential import FittedExponential, optimal_rho
 from rfx.features.forms import ExponentialMap
 from rfx.features.moments import Sample
 from rfx.kernels import ExponentialKernel
@@ -77,9 +77,6 @@ class SDERF(FittedExponential):
     def assemble(
         self, dim: int, rng: np.random.Generator, parameters: tuple[Host, Host]
     ) -> ExponentialMap:
-        kernel = cast(ExponentialKernel, self.kernel)
         rho, axes = parameters
-        growth = 0.5 * (1 + kernel.norm_weight)
-        omega, unit = self.frequencies(dim, rng), kernel.unit(dim)
-        side = exponential_side(omega, rho, unit, growth, self.antithetic)
-        return ExponentialMap(self, side._replace(transform=axes), fitted={"rho": rho})
+        side = self.drawn_side(dim, rng, rho)._replace(transform=axes)
+        return ExponentialMap(self, side, fitted={"rho": rho})

@@ -26,6 +26,7 @@ from rfx.projections._base import Kind
 from rfx.projections.structured import Structured
 
 __all__ = [
+    "ExponentialSpec",
     "FittedExponential",
     "exponential_side",
     "optimal_rho",
@@ -37,21 +38,11 @@ Host = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class FittedExponential(RandomSpec):
-    """A spec of such features whose ρ is fitted to moments, and kept under "rho"."""
-
-    antithetic: bool = False
+class ExponentialSpec(RandomSpec):
+    """A spec of such features; with two columns a frequency they are of ω and of −ω."""
 
     def __post_init__(self) -> None:
         self._check_fields("(a pair of ±ω)")
-
-    @property
-    def needs(self) -> Literal["moments"]:
-        return "moments"
-
-    @property
-    def columns(self) -> int:
-        return 2 if self.antithetic else 1
 
     @property
     def positive(self) -> bool:
@@ -64,11 +55,33 @@ class FittedExponential(RandomSpec):
         return relative_variance(
             kernel.scaled(x),
             kernel.scaled(y),
-            fitted["rho"],
+            fitted.get("rho"),
             projection=self.projection,
             frequencies=self.num_frequencies,
-            antithetic=self.antithetic,
+            antithetic=self.columns == 2,
         )
+
+    def drawn_side(self, dim: int, rng: np.random.Generator, rho: Host) -> Side:
+        """`exponential_side` for frequencies that are drawn now."""
+        kernel = cast(ExponentialKernel, self.kernel)
+        growth = 0.5 * (1 + kernel.norm_weight)
+        omega = self.frequencies(dim, rng)
+        return exponential_side(omega, rho, kernel.unit(dim), growth, self.columns == 2)
+
+
+@dataclass(frozen=True)
+class FittedExponential(ExponentialSpec):
+    """One whose ρ is fitted to moments, and kept under "rho"."""
+
+    antithetic: bool = False
+
+    @property
+    def needs(self) -> Literal["moments"]:
+        return "moments"
+
+    @property
+    def columns(self) -> int:
+        return 2 if self.antithetic else 1
 
 
 def optimal_rho(power: Any) -> Host:

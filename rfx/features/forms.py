@@ -50,7 +50,8 @@ class TrigonometricMap(DrawnMap):
 
     def evaluate(self, side: Side, z: Array) -> LogFeatures:
         angle = side.project(z)
-        return LogFeatures(_row_of(angle), _waves(angle, self.paired))
+        nothing = namespace(angle).zeros_like(angle[..., :1])
+        return LogFeatures(nothing, _waves(angle, self.paired))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -133,11 +134,6 @@ def refuse_other(features: Any, form: type[DrawnMap]) -> str | None:
     if not features.side("key").has_plain_row_term:
         return "it serves keys whose row term is a sum of squares of their coordinates"
     return None
-
-
-def _row_of(array: Array) -> Array:
-    """Zeros, one for each row."""
-    return namespace(array).zeros_like(array[..., :1])
 
 
 def _waves(angle: Array, paired: bool) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from rfx import _check
 from rfx._xp import Array, to_numpy
+from rfx.features import archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,6 +132,7 @@ class Moments:
         ValueError
             If a head has no point left, or a point that counts is not finite.
         """
+        _check.sample(query, key, mask, query_mask)
         found = samples(query, key, mask=mask, query_mask=query_mask, per_head=per_head)
         each = [sample.moments for sample in found]
         if not (per_head and key.ndim > 2):
@@ -173,8 +175,7 @@ class Moments:
             for name, side in zip(("query", "key"), self._sides(), strict=True)
             for f in fields(side)
         }
-        with open(path, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        archive.write(path, arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Moments:
@@ -186,17 +187,12 @@ class Moments:
             If the file was not written by `save`.
         """
         names = [f.name for f in fields(PointMoments)]
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                sides = [[archive[f"{side}_{n}"] for n in names] for side in ("query", "key")]
-        except OSError:
-            raise
-        except Exception as error:  # whatever a damaged or foreign file makes of it
-            raise ValueError(
-                f"`path` must be moments written by Moments.save, got {str(path)!r} "
-                f"({type(error).__name__}: {error}); save them again"
-            ) from error
-        return cls(*(PointMoments(*arrays) for arrays in sides))
+
+        def record(arrays: dict[str, Host]) -> Moments:
+            sides = ([arrays[f"{side}_{n}"] for n in names] for side in ("query", "key"))
+            return cls(*(PointMoments(*each) for each in sides))
+
+        return archive.read(path, record, "moments written by Moments.save", "save them again")
 
     def _sides(self) -> tuple[PointMoments, PointMoments]:
         return self.query, self.key
@@ -236,10 +232,10 @@ def samples(
     query_mask: Array | None = None,
     per_head: bool = True,
 ) -> list[Sample]:
-    """The points of each key head, or of all heads together, without those that are masked."""
-    _check.attention(query, key, key)
-    _check.mask(mask, key)
-    _check.mask(query_mask, query, ("query_mask", "query"))
+    """The points of each key head, or of all heads together, without those that are masked.
+
+    The arguments have passed `rfx._check.sample`.
+    """
     heads = int(key.shape[-3]) if per_head and key.ndim > 2 else 1
     sides = (("query", query, query_mask), ("key", key, mask))
     found = [_points(name, array, kept, heads) for name, array, kept in sides]

@@ -12,7 +12,7 @@ import numpy as np
 from rfx import _check
 from rfx._xp import Array, namespace, working_dtype
 from rfx.features._side import Side
-from rfx.features._spec import Costs, Spec, drawn_frequencies
+from rfx.features._spec import Costs, Spec, check_projection, drawn_frequencies
 from rfx.features.forms import PointwiseMap
 from rfx.kernels import ArcCosine, Expectation, Kernel, Pointwise
 from rfx.kernels._arc_cosine import log_arc_cosine
@@ -88,11 +88,7 @@ class Generalized(Spec):
         count = _check.positive_int("num_features", self.num_features)
         object.__setattr__(self, "num_features", count)
         object.__setattr__(self, "kernel", _target(self.kernel, self._own_kernel))
-        if not isinstance(self.projection, Projection):
-            raise TypeError(
-                f"`projection` must be a record of rfx.projections, got {self.projection!r}; "
-                "pass for example rfx.projections.Orthogonal()"
-            )
+        check_projection(self.projection)
         if not isinstance(self.epsilon, numbers.Real) or isinstance(self.epsilon, bool):
             raise TypeError(f"`epsilon` must be a number, got {self.epsilon!r}; pass 0 or 1e-3")
         if not 0.0 <= self.epsilon < math.inf:
@@ -106,7 +102,7 @@ class Generalized(Spec):
 
     @property
     def costs(self) -> Costs:
-        return Costs(None, self.projection.cost, "m log d" if self.projection.structured else "d m")
+        return Costs(None, self.projection.cost, self.projection.cost_to_apply)
 
     @property
     def positive(self) -> bool:

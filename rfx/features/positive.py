@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 
-from rfx._xp import Array
-from rfx.features._spec import RandomSpec
-from rfx.features.exponential import exponential_side, relative_variance
+from rfx.features.exponential import ExponentialSpec
 from rfx.features.forms import ExponentialMap
-from rfx.kernels import ExponentialKernel
 
 __all__ = ["Positive"]
 
 
 @dataclass(frozen=True)
-class Positive(RandomSpec):
+class Positive(ExponentialSpec):
     """φ(x) = n^(-1/2) exp(ω·x − |x|²/2) for n frequencies ω, at unit temperature.
 
     For the Gaussian kernel the row term is −|x|². All features are positive, so attention with them
@@ -62,33 +59,9 @@ class Positive(RandomSpec):
 
     paper: ClassVar[str] = "Choromanski et al. 2021"
 
-    def __post_init__(self) -> None:
-        self._check_fields("(a pair of ±ω)")
-
     @property
     def columns(self) -> int:
         return 2 if self.hyperbolic else 1
 
-    @property
-    def positive(self) -> bool:
-        return True
-
-    def relative_variance(
-        self, x: Array, y: Array, fitted: dict[str, Array]
-    ) -> tuple[Array, Array] | None:
-        kernel = cast(ExponentialKernel, self.kernel)
-        return relative_variance(
-            kernel.scaled(x),
-            kernel.scaled(y),
-            None,
-            projection=self.projection,
-            frequencies=self.num_frequencies,
-            antithetic=self.hyperbolic,
-        )
-
     def assemble(self, dim: int, rng: np.random.Generator, parameters: None) -> ExponentialMap:
-        kernel = cast(ExponentialKernel, self.kernel)
-        growth = 0.5 * (1 + kernel.norm_weight)
-        omega = self.frequencies(dim, rng)
-        side = exponential_side(omega, np.ones(dim), kernel.unit(dim), growth, self.hyperbolic)
-        return ExponentialMap(self, side)
+        return ExponentialMap(self, self.drawn_side(dim, rng, np.ones(dim)))

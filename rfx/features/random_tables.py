@@ -76,11 +76,8 @@ class OPRF(FittedExponential):
         return optimal_rho(np.trace(sample.moments.total()) * unit**2 / dim)
 
     def assemble(self, dim: int, rng: np.random.Generator, parameters: Host) -> ExponentialMap:
-        kernel, rho = cast(ExponentialKernel, self.kernel), parameters
-        growth = 0.5 * (1 + kernel.norm_weight)
-        omega, unit = self.frequencies(dim, rng), kernel.unit(dim)
-        side = exponential_side(omega, np.full(dim, rho), unit, growth, self.antithetic)
-        return ExponentialMap(self, side, fitted={"rho": rho[None]})
+        side = self.drawn_side(dim, rng, np.full(dim, parameters))
+        return ExponentialMap(self, side, fitted={"rho": parameters[None]})
 
 
 @dataclass(frozen=True)

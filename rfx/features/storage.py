@@ -10,6 +10,7 @@ import numpy as np
 
 from rfx import _check
 from rfx._xp import Array, to_numpy
+from rfx.features import archive
 from rfx.features._drawn import DrawnMap, check_drawn
 from rfx.features._spec import Spec
 from rfx.features.forms import FORMS
@@ -59,8 +60,7 @@ def save(features: DrawnMap, path: str | Path) -> None:
         "statics": {name: _encode(value) for name, value in features.statics().items()},
     }
     arrays = {name: to_numpy(array) for name, array in features.arrays().items()}
-    with open(path, "wb") as file:
-        np.savez(file, allow_pickle=False, header=np.asarray(json.dumps(header)), **arrays)
+    archive.write(path, {"header": np.asarray(json.dumps(header))} | arrays)
 
 
 def load(path: str | Path, *, like: Array) -> DrawnMap:
@@ -81,31 +81,17 @@ def load(path: str | Path, *, like: Array) -> DrawnMap:
     ValueError
         If the file was not written by `save`.
     """
+    _check.array("like", like)
+    wanted = "a map written by rfx.features.save"
+    return archive.read(path, _assemble, wanted, "save it again").to_like(like)
+
+
+def _assemble(arrays: dict[str, np.ndarray]) -> DrawnMap:
     import json
 
-    _check.array("like", like)
-    try:
-        arrays = _read(path)
-        header = json.loads(str(arrays.pop("header")))
-        if header["format"] != _FORMAT:
-            raise ValueError(f"format {header['format']}")
-        drawn = _assemble(header, arrays)
-    except OSError:
-        raise
-    except Exception as error:  # whatever a damaged or foreign file makes of the steps above
-        raise ValueError(
-            f"`path` must be a map written by rfx.features.save, got {str(path)!r} "
-            f"({type(error).__name__}: {error}); save it again"
-        ) from error
-    return drawn.to_like(like)
-
-
-def _read(path: str | Path) -> dict[str, np.ndarray]:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
-
-
-def _assemble(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> DrawnMap:
+    header = json.loads(str(arrays.pop("header")))
+    if header["format"] != _FORMAT:
+        raise ValueError(f"format {header['format']}")
     forms = {form.__name__: form for form in FORMS}
     spec = _decode(header["spec"])
     if not isinstance(spec, Spec):

@@ -32,6 +32,9 @@ class Projection(ABC):
     cost: ClassVar[str] = "d² m"
     """What drawing m frequencies takes, up to a factor."""
 
+    cost_to_apply: ClassVar[str] = "d m"
+    """What m features of a point take, up to a factor."""
+
     structured: ClassVar[bool] = False
     """Whether ``factors`` exists, which a map then uses instead of ``sample``."""
 

@@ -101,6 +101,7 @@ class StructuredProjection(Projection):
     structured: ClassVar[bool] = True
     coupled = True
     cost: ClassVar[str] = "m"
+    cost_to_apply: ClassVar[str] = "m log d"
     independent_norms = True
 
     @abstractmethod
