@@ -13,14 +13,17 @@ from typing import Any, Literal
 import numpy as np
 
 from rfx._xp import Array, to_numpy
-from rfx.features import DrawnMap
+from rfx.features import DrawnMap, PlainMap
 from rfx.features.forms import (
+    ChiSquaredMap,
     ComplexMap,
+    CompositeMap,
     ExponentialMap,
     MonomialMap,
     PointwiseMap,
     TrigonometricMap,
 )
+from rfx.features.preparation import LogShift, SquaredNorm, UnitNorm
 from rfx.kernels import ArcCosine, Gaussian, Kernel, Pointwise, SignedKernel, Softmax
 from rfx.projections.structured import Structured
 
@@ -72,7 +75,16 @@ def features(drawn: DrawnMap, x: Array, side: SideName) -> tuple[np.ndarray, np.
 
 
 def _features(drawn: DrawnMap, x: Array, side: SideName) -> tuple[np.ndarray, np.ndarray]:
-    points = _float64(x)
+    if isinstance(drawn, CompositeMap):
+        return _composite(drawn, x, side)
+    if isinstance(drawn, ChiSquaredMap):
+        return _chi_squared(drawn, _float64(x))
+    if not isinstance(drawn, PlainMap):
+        raise TypeError(
+            f"`drawn` must be of a form known here, got {type(drawn).__name__}; "
+            "write its formula into rfx.reference first"
+        )
+    points = _prepared(drawn, _float64(x))
     held = _side(drawn, side, points)
     if (shift := held.get("shift")) is not None:
         points = points - shift[..., None, :]
@@ -90,8 +102,59 @@ def _features(drawn: DrawnMap, x: Array, side: SideName) -> tuple[np.ndarray, np
     return _of_form(drawn, points, held, row)
 
 
+def _composite(drawn: CompositeMap, x: Array, side: SideName) -> tuple[np.ndarray, np.ndarray]:
+    """Kronecker products side by side, with a log for each feature."""
+    each = [
+        (np.broadcast_to(log, value.shape), value)
+        for log, value in (_features(m, x, side) for m in drawn.maps)
+    ]
+    logs, values = [], []
+    for c, which in drawn.terms:
+        log = np.full((*np.shape(x)[:-1], 1), 0.5 * math.log(abs(c)))
+        value = np.full(log.shape, -1.0 if c < 0.0 and side == "query" else 1.0)
+        for i in which:
+            log = (log[..., :, None] + each[i][0][..., None, :]).reshape(*log.shape[:-1], -1)
+            value = (value[..., :, None] * each[i][1][..., None, :]).reshape(log.shape)
+        logs.append(log)
+        values.append(value)
+    return np.concatenate(logs, axis=-1), np.concatenate(values, axis=-1)
+
+
+def _chi_squared(drawn: ChiSquaredMap, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def of(array: Array, j: int) -> np.ndarray:
+        numbers = _float64(array)[..., j, None, None]
+        return (
+            np.repeat(numbers, points.shape[-3] // len(numbers), axis=0)
+            if array.ndim > 1
+            else numbers
+        )
+
+    log = np.log(np.where(points == 0.0, 1.0, points))
+    columns = [np.sqrt(points) * of(drawn.amplitude, 0)]
+    for j in range(drawn.frequency.shape[-1]):
+        for wave in (np.cos, np.sin):
+            size = np.sqrt(points) * of(drawn.amplitude, j + 1)
+            columns.append(size * wave(of(drawn.frequency, j) * log))
+    return np.zeros((*points.shape[:-1], 1)), np.concatenate(columns, axis=-1)
+
+
+def _prepared(drawn: PlainMap, points: np.ndarray) -> np.ndarray:
+    """What the map does to points before anything else."""
+    match drawn.preparation:
+        case None:
+            return points
+        case UnitNorm():
+            norm = np.linalg.norm(points, axis=-1, keepdims=True)
+            return points / np.where(norm == 0.0, 1.0, norm)
+        case LogShift(shift):
+            return np.log1p(points / shift)
+        case SquaredNorm():
+            return np.concatenate([points, np.sum(points**2, axis=-1, keepdims=True)], axis=-1)
+    raise TypeError(f"{drawn.preparation!r} is not known here; write it into rfx.reference first")
+
+
 def _of_form(
-    drawn: DrawnMap, points: np.ndarray, held: dict[str, np.ndarray], row: np.ndarray
+    drawn: PlainMap, points: np.ndarray, held: dict[str, np.ndarray], row: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     def project(points: np.ndarray, weight: str = "weight", bias: str = "bias") -> np.ndarray:
         projected = points @ held[weight]
@@ -155,7 +218,7 @@ def _times(points: np.ndarray, factor: np.ndarray, held: dict[str, np.ndarray]) 
     return points @ factor if full else points * factor[..., None, :]
 
 
-def _side(drawn: DrawnMap, side: SideName, points: np.ndarray) -> dict[str, np.ndarray]:
+def _side(drawn: PlainMap, side: SideName, points: np.ndarray) -> dict[str, np.ndarray]:
     """The arrays of a side, repeated for the query heads that share a key head."""
     arrays = drawn.side(side)._asdict()
     found: dict[str, np.ndarray] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import rfx
 from rfx.cli import main
 from rfx.testing import ArrayLibrary, array_libraries, drawn
 
+# Compiling is most of the time that JAX takes here; this must be set before its first array.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 LIBRARIES = array_libraries()
 
 

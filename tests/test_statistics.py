@@ -25,8 +25,18 @@ from rfx.features import (
     Poisson,
     Positive,
     Spec,
+    Trigonometric,
 )
-from rfx.kernels import ExponentialKernel, Gaussian, Kernel, Softmax
+from rfx.kernels import (
+    Cauchy,
+    ExponentialKernel,
+    Gaussian,
+    Kernel,
+    Laplace,
+    Matern,
+    RationalQuadratic,
+    Softmax,
+)
 from rfx.projections import IID, Orthogonal, Projection
 from rfx.reference import log_kernel
 from rfx.testing import Probe, probes, z_score
@@ -68,6 +78,12 @@ OPTIONS: list[Spec] = [
     Generalized(256, projection=IID(), epsilon=0.0),
     Poisson(256, rate=0.3),
     Geometric(256, p=0.7),
+    Trigonometric(256, Laplace(3.0), IID()),
+    Trigonometric(256, Matern(0.7, 2.0), IID()),
+    Trigonometric(256, Matern(2.5, 2.0), IID(), offset=True),
+    Trigonometric(256, Matern(1.5, 1.5)),
+    Trigonometric(256, RationalQuadratic(0.8, 1.5), IID()),
+    Trigonometric(256, Cauchy(1.5), IID()),
 ]
 """What names do not reach."""
 

@@ -27,7 +27,7 @@ class Draw(Timed):
         spec = rfx.features.Positive(num_features=COLUMNS, projection=PROJECTIONS[projection]())
 
         def draw() -> object:
-            return spec.draw(DIM, seed=0, like=like, heads=HEADS).query_side.weight
+            return spec.draw(DIM, seed=0, like=like, heads=HEADS).like
 
         self.keep(library.finished(draw))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import rfx
 
@@ -29,7 +29,8 @@ class Project(Timed):
         library = start(name)
         x = normal(library, (ROWS, dim), 0)
         spec = rfx.features.Positive(num_features=COLUMNS, projection=PROJECTIONS[projection]())
-        weight = spec.draw(dim, seed=0, like=x).query_side.weight
+        phi = cast(rfx.features.PlainMap, spec.draw(dim, seed=0, like=x))
+        weight = phi.query_side.weight
         matrix = weight.dense()
         # JAX as it is used: compiled, with arrays as arguments.
         project, product = _project, _product

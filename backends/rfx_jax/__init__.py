@@ -16,7 +16,6 @@ from rfx_jax.scan import bidirectional, causal
 __all__ = ["FAST_PATHS"]
 
 _DEVICES = ("cpu", "cuda", "tpu")
-_ARRAYS = ("query_side", "key_side", "fingerprint", "fitted")
 
 FAST_PATHS = (
     FastPath("bidirectional", "jax", "jax-scan", bidirectional, _DEVICES),
@@ -26,6 +25,7 @@ FAST_PATHS = (
 )
 
 for _form in FORMS:
-    _statics = [f.name for f in dataclasses.fields(_form) if f.name not in _ARRAYS]
-    jax.tree_util.register_dataclass(_form, list(_ARRAYS), _statics)
+    _names = [f.name for f in dataclasses.fields(_form)]  # type: ignore[arg-type]  # it is one
+    _statics = [name for name in _names if name not in _form.array_fields]
+    jax.tree_util.register_dataclass(_form, list(_form.array_fields), _statics)
 jax.tree_util.register_dataclass(State, [f.name for f in dataclasses.fields(State)], [])

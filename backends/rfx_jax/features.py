@@ -56,6 +56,6 @@ def refuse_features(features: DrawnMap, x: Array, **_: Any) -> str | None:
         return other
     if features.heads is not None:
         return "it serves maps that all heads share"
-    if features.query_side.weight.dtype != jnp.float32:
+    if features.like.dtype != jnp.float32:
         return "it serves float32"
     return None

@@ -6,6 +6,7 @@ from functools import partial
 
 from rfx.dispatch import FastPath
 from rfx.ops import bidirectional, causal
+from rfx_numpy.chi_squared import chi_squared_features, refuse_chi_squared
 from rfx_numpy.features import features, refuse_features
 from rfx_numpy.fwht import fwht, refuse_fwht
 from rfx_numpy.paths import fused, refuse_form, refuse_short, threaded
@@ -17,6 +18,7 @@ _CPU = ("cpu",)
 
 FAST_PATHS = (
     FastPath("features", "numpy", "numpy-blocks", features, _CPU, refuse_features),
+    FastPath("features", "numpy", "numpy-chi2", chi_squared_features, _CPU, refuse_chi_squared),
     FastPath("fwht", "numpy", "numpy-fwht", fwht, _CPU, refuse_fwht),
     FastPath("bidirectional", "numpy", "numpy-step", step, _CPU, refuse_long),
     *(

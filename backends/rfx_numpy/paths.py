@@ -25,7 +25,7 @@ _LARGEST_CHUNK = 256  # with four heads at once, more leaves the cache
 
 def fused(
     is_causal: bool,
-    features: DrawnMap,
+    features: ExponentialMap,
     query: Array,
     key: Array,
     value: Array,
@@ -61,7 +61,7 @@ def _fused_worker(
             seen = None if mask is None else mask[:, keys]
             workspace.step(query[:, :, rows], key[:, keys], value[:, keys], seen, out[:, :, rows])
 
-    def run(features: DrawnMap, *arrays: Any) -> Carry:
+    def run(features: Any, *arrays: Any) -> Carry:
         *inputs, carry, out = arrays
         workspace.begin(features, carry)
         attend: Callable[..., None] = causal if is_causal else bidirectional

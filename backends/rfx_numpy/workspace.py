@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rfx.features import DrawnMap
+from rfx.features import ExponentialMap
 from rfx.ops import Carry, causal
 from rfx.ops.bidirectional import divide
 from rfx.ops.carry import Keys, empty_log, highest, smallest_denominator
@@ -37,7 +37,7 @@ class Workspace:
     """
 
     def __init__(
-        self, features: DrawnMap, heads: int, columns: int, chunk_size: int, is_causal: bool
+        self, features: ExponentialMap, heads: int, columns: int, chunk_size: int, is_causal: bool
     ) -> None:
         weight = features.query_side.weight
         dim, width = weight.shape[-2:]
@@ -65,7 +65,7 @@ class Workspace:
             self.pairs, self.near = empty(chunk_size, chunk_size), empty(chunk_size, columns + 1)
             self.seen = np.tril(np.ones((chunk_size, chunk_size), weight.dtype))
 
-    def begin(self, features: DrawnMap, carry: Carry) -> None:
+    def begin(self, features: ExponentialMap, carry: Carry) -> None:
         """Take up heads: their map, and a carry with the axes (n, ...)."""
         self.features = features
         query, key = features.query_side, features.key_side or features.query_side

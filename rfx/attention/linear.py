@@ -153,15 +153,14 @@ def linear_attention(
 def _placed(
     features: DrawnMap, query: Array, key: Array, value: Array, mask: Array | None
 ) -> tuple[Array, Array, Array, Array | None]:
-    """Queries and keys as the ops take them; see `rfx.features.Side.place`."""
-    query_side, key_side = features.side("query"), features.side("key")
-    if query_side.moves:
+    """Queries and keys as the ops take them; see `rfx.features.DrawnMap.place`."""
+    if features.moves("query"):
         folded = fold_heads(query, key.shape[-3:-2])
-        query = unfold_heads(query_side.place(folded), query)
-    if key_side.moves:
+        query = unfold_heads(features.place(folded, "query"), query)
+    if features.moves("key"):
         if mask is not None:  # padding may hold NaN, which would come back through the gradient
             key = namespace(key).where(mask, key, namespace(key).zeros_like(key))
-        key = key_side.place(key)
+        key = features.place(key, "key")
     return query, key, value, mask
 
 

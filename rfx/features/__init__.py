@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rfx._lazy import on_demand
 from rfx.features._drawn import DrawnMap
+from rfx.features._plain import PlainMap
 from rfx.features._side import LogFeatures, Side
 from rfx.features._spec import Costs, RandomSpec, Spec
 from rfx.features.forms import (
     FORMS,
+    ChiSquaredMap,
     ComplexMap,
+    CompositeMap,
     ExponentialMap,
     MonomialMap,
     PointwiseMap,
@@ -25,6 +28,8 @@ from rfx.projections import Orthogonal
 
 if TYPE_CHECKING:
     from rfx.features.aligned import Aligned
+    from rfx.features.chi_squared import AdditiveChiSquared
+    from rfx.features.combination import Combination
     from rfx.features.dense import SDERF
     from rfx.features.geometric import Geometric
     from rfx.features.optimal import Optimal
@@ -43,8 +48,12 @@ __all__ = [
     "NAMES",
     "OPRF",
     "SDERF",
+    "AdditiveChiSquared",
     "Aligned",
+    "ChiSquaredMap",
+    "Combination",
     "ComplexMap",
+    "CompositeMap",
     "Costs",
     "Deterministic",
     "DrawnMap",
@@ -55,6 +64,7 @@ __all__ = [
     "Moments",
     "MonomialMap",
     "Optimal",
+    "PlainMap",
     "PointMoments",
     "PointwiseMap",
     "Poisson",
@@ -73,7 +83,9 @@ __all__ = [
 _find = on_demand(
     __name__,
     {
+        "AdditiveChiSquared": "chi_squared",
         "Aligned": "aligned",
+        "Combination": "combination",
         "Deterministic": "pointwise",
         "GERF": "random_tables",
         "Generalized": "pointwise",

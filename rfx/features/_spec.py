@@ -79,20 +79,34 @@ class Spec(ABC):
         """Whether the mean of `rfx.gram` over draws is the kernel, given what was fitted."""
 
     @property
-    @abstractmethod
     def log_constant(self) -> float:
         """Log of the factor that all features share, such as m ** -0.5."""
+        return 0.0
 
-    @abstractmethod
     def relative_variance(
         self, x: Array, y: Array, fitted: dict[str, Array]
     ) -> tuple[Array, Array] | None:
         """Variance of one entry of `rfx.gram` divided by the squared kernel, as (log, factor).
 
         It is exp(log) · factor, with factor at least 0 but for rounding; None where no closed form
-        is known. ``x`` and ``y`` are placed (see `Side.place`), and ``fitted`` are the drawn map's
-        parameters.
+        is known. ``x`` and ``y`` are placed (see `DrawnMap.place`), and ``fitted`` are the drawn
+        map's parameters. A map whose kernel may be 0 has `absolute_variance` instead.
         """
+        return None
+
+    def absolute_variance(
+        self, x: Array, y: Array, drawn: DrawnMap | None
+    ) -> tuple[Array, Array] | None:
+        """Variance of one entry of `rfx.gram`, as (log, factor); for points as they are given."""
+        found = self._relative_variance(x, y, drawn)
+        if found is None:
+            return None
+        log, factor = found
+        return 2.0 * self.kernel.log(x, y) + log, factor
+
+    def prepared(self, x: Array) -> Array:
+        """Points as `relative_variance` takes them, where no map was fitted to place them."""
+        return x
 
     def parameters(self, dim: int, sample: Sample) -> Any:
         """What is fitted to a sample, for `assemble`; the sample itself by default."""
@@ -127,33 +141,38 @@ class Spec(ABC):
 
     def variance_of(self, x: Array, y: Array, drawn: DrawnMap | None) -> Array | None:
         """The variance of a drawn map, or of any map of this spec."""
-        found = self._relative_variance(x, y, drawn)
-        if found is None:
-            return None
-        return exp_times(2.0 * self.kernel.log(x, y) + found[0], found[1])
+        self._check_points(x, y, drawn)
+        found = self.absolute_variance(x, y, drawn)
+        return None if found is None else exp_times(*found)
 
     def log_relative_variance(self, x: Array, y: Array, drawn: DrawnMap | None) -> Array | None:
         """Log of the variance divided by the squared kernel."""
+        self._check_points(x, y, drawn)
+        xp = namespace(x)
         found = self._relative_variance(x, y, drawn)
         if found is None:
-            return None
-        xp = namespace(x)
+            found = self.absolute_variance(x, y, drawn)
+            if found is None:
+                return None
+            found = found[0] - 2.0 * self.kernel.log(x, y), found[1]
         log, factor = found
         nothing = factor <= 0.0
         finite = log + xp.log(xp.where(nothing, xp.ones_like(factor), factor))
         return xp.where(nothing, xp.full_like(finite, -float("inf")), finite)
 
+    def _check_points(self, x: Array, y: Array, drawn: DrawnMap | None) -> None:
+        _check.points(x, y)
+        for name, points in (("x", x), ("y", y)) if drawn is not None else ():
+            _check.map_serves(drawn, points, name)
+            _check.map_heads(drawn, points, name)
+
     def _relative_variance(
         self, x: Array, y: Array, drawn: DrawnMap | None
     ) -> tuple[Array, Array] | None:
-        _check.points(x, y)
         if drawn is None:
-            return self.relative_variance(x, y, {})
-        for name, points in (("x", x), ("y", y)):
-            _check.map_serves(drawn, points, name)
-            _check.map_heads(drawn, points, name)
-        x, y = drawn.side("query").place(x), drawn.side("key").place(y)
-        return self.relative_variance(x, y, dict(drawn.fitted))
+            return self.relative_variance(self.prepared(x), self.prepared(y), {})
+        fitted = dict(getattr(drawn, "fitted", {}))
+        return self.relative_variance(drawn.place(x, "query"), drawn.place(y, "key"), fitted)
 
     def draw(self, dim: int, *, seed: Any, like: Array, heads: int | None = None) -> DrawnMap:
         """Draw the frequencies.
@@ -341,20 +360,21 @@ class RandomSpec(Spec):
         """Frequencies as columns, shape (dim, n)."""
         return drawn_frequencies(self.projection, rng, self.num_frequencies, dim)
 
-    def _check_fields(self, why: str) -> None:
+    def _check_fields(self, why: str, kinds: tuple[type, ...] = (ExponentialKernel,)) -> None:
         """Refuse a wrong number of columns, or a kernel or projection of the wrong kind."""
         columns = _check.positive_int("num_features", self.num_features, self.columns, why)
         object.__setattr__(self, "num_features", columns)
-        check_kernel(self)
+        check_kernel(self, kinds)
         check_projection(self.projection)
 
 
-def check_kernel(spec: Spec) -> None:
-    """Refuse a kernel that is not exponential."""
-    if not isinstance(spec.kernel, ExponentialKernel):
+def check_kernel(spec: Spec, kinds: tuple[type, ...] = (ExponentialKernel,)) -> None:
+    """Refuse a kernel of another kind; one that is not exponential is stationary."""
+    if not isinstance(spec.kernel, kinds):
+        also = ", or a stationary one," if len(kinds) > 1 else ""
         raise TypeError(
-            f"`kernel` must be rfx.kernels.Softmax or Gaussian for {type(spec).__name__}, got "
-            f"{spec.kernel!r}; pass for example rfx.kernels.Softmax()"
+            f"`kernel` must be rfx.kernels.Softmax or Gaussian{also} for {type(spec).__name__}, "
+            f"got {spec.kernel!r}; pass for example rfx.kernels.Softmax()"
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from rfx._xp import Array
 from rfx.features._drawn import DrawnMap
+from rfx.features._plain import PlainMap
 from rfx.features._side import Side
 from rfx.features._spec import Costs, RandomSpec, Spec
 from rfx.features.alignment import Center, Placement, Transform, placed, placements
@@ -97,6 +98,11 @@ class Aligned(Spec):
                 f"`base` must be a map of the softmax or the Gaussian kernel, got {base!r}; "
                 "pass for example rfx.features.SDERF(256)"
             )
+        if hasattr(base, "maps"):
+            raise TypeError(
+                f"`base` must be one map, got the composite {type(base).__name__}; "
+                "align the maps that it is made of"
+            )
         _one_of("center", self.center, ("mean", "low", None))
         _one_of("transform", self.transform, ("full", "diagonal", None))
         if self.center is None and self.transform is None:
@@ -176,7 +182,7 @@ class Aligned(Spec):
     ) -> DrawnMap:
         kernel, (places, inner) = cast(ExponentialKernel, self.kernel), parameters
         gaussian, unit = bool(kernel.norm_weight), kernel.unit(dim)
-        core = self._core(dim).assemble(dim, rng, inner)
+        core = cast(PlainMap, self._core(dim).assemble(dim, rng, inner))
         sides = [
             self._composed(core.side(name), place, unit if gaussian else 0.0)
             for name, place in zip(("query", "key"), places, strict=True)

@@ -7,14 +7,19 @@ from typing import Any, ClassVar
 
 from rfx._xp import Array, namespace
 from rfx.features._drawn import DrawnMap
+from rfx.features._plain import PlainMap
 from rfx.features._side import LogFeatures, Side
+from rfx.features.chi_squared_map import ChiSquaredMap
+from rfx.features.composite import CompositeMap
 from rfx.kernels import functions
 from rfx.kernels.functions import FunctionName
 from rfx.projections.structured import Structured
 
 __all__ = [
     "FORMS",
+    "ChiSquaredMap",
     "ComplexMap",
+    "CompositeMap",
     "ExponentialMap",
     "MonomialMap",
     "PointwiseMap",
@@ -24,10 +29,10 @@ __all__ = [
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ExponentialMap(DrawnMap):
+class ExponentialMap(PlainMap):
     """log φ_j(x) = z·w_j + b_j + row term, z the placed point: every feature is positive."""
 
-    scale_per_feature: ClassVar[bool] = True
+    scale_per_feature = True
     description: ClassVar[str] = "exponential"
 
     def evaluate(self, side: Side, z: Array) -> LogFeatures:
@@ -35,13 +40,13 @@ class ExponentialMap(DrawnMap):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class TrigonometricMap(DrawnMap):
+class TrigonometricMap(PlainMap):
     """φ(x) = exp(row term) · [cos(z·w + b), sin(z·w + b)], or the cosines alone."""
 
     paired: bool = True
     """Whether the sines follow the cosines, so that there are two columns for each frequency."""
 
-    scale_per_feature: ClassVar[bool] = False
+    scale_per_feature = False
     description: ClassVar[str] = "trigonometric"
 
     @property
@@ -55,14 +60,14 @@ class TrigonometricMap(DrawnMap):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class ComplexMap(DrawnMap):
+class ComplexMap(PlainMap):
     """φ_j(x) = exp(z·w_j + b_j + row term) · exp(i (z·f_j + p_j)), as cosines and sines.
 
     Re(φ(x) φ(y)) of complex features is the product of [Re, Im] with [Re, −Im], so the frequencies
     f and phases p of the key side have the other sign, and no complex number is ever formed.
     """
 
-    scale_per_feature: ClassVar[bool] = True
+    scale_per_feature = True
     description: ClassVar[str] = "complex exponential"
 
     @property
@@ -75,14 +80,14 @@ class ComplexMap(DrawnMap):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class MonomialMap(DrawnMap):
+class MonomialMap(PlainMap):
     """φ_j(x) = exp(b_j + row term) Π_l z_l^w_jl for whole numbers w_jl at least 0, with 0⁰ = 1.
 
     A feature that is 0 because a coordinate is has the value 0, the log as if the coordinate were
     1, and no gradient to that coordinate.
     """
 
-    scale_per_feature: ClassVar[bool] = True
+    scale_per_feature = True
     description: ClassVar[str] = "monomial"
 
     def evaluate(self, side: Side, z: Array) -> LogFeatures:
@@ -98,13 +103,13 @@ class MonomialMap(DrawnMap):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class PointwiseMap(DrawnMap):
+class PointwiseMap(PlainMap):
     """φ(x) = exp(row term) · (f(z·w + b) + ε) for a function f of each number, or of the row."""
 
     function: FunctionName = "relu"
     """A name (see `rfx.features.Generalized`), or a hashable callable."""
 
-    scale_per_feature: ClassVar[bool] = False
+    scale_per_feature = False
     description: ClassVar[str] = "pointwise"
 
     @property
@@ -122,10 +127,12 @@ FORMS: tuple[type[DrawnMap], ...] = (
     ComplexMap,
     MonomialMap,
     PointwiseMap,
+    CompositeMap,
+    ChiSquaredMap,
 )
 
 
-def refuse_other(features: Any, form: type[DrawnMap]) -> str | None:
+def refuse_other(features: Any, form: type[PlainMap]) -> str | None:
     """For fast paths: why a map is not of a form, with dense frequencies and plain row terms."""
     if not isinstance(features, form):
         return f"it serves {form.description} maps, and this is a {type(features).__name__}"

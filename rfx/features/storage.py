@@ -14,6 +14,7 @@ from rfx.features import archive
 from rfx.features._drawn import DrawnMap, check_drawn
 from rfx.features._spec import Spec
 from rfx.features.forms import FORMS
+from rfx.features.preparation import Preparation
 from rfx.kernels import Kernel
 from rfx.projections import Projection
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "save"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save(features: DrawnMap, path: str | Path) -> None:
@@ -92,17 +93,25 @@ def _assemble(arrays: dict[str, np.ndarray]) -> DrawnMap:
     header = json.loads(str(arrays.pop("header")))
     if header["format"] != _FORMAT:
         raise ValueError(f"format {header['format']}")
-    forms = {form.__name__: form for form in FORMS}
     spec = _decode(header["spec"])
     if not isinstance(spec, Spec):
         raise ValueError("no spec")
-    return forms[header["form"]].of(spec, arrays, **header["statics"])
+    statics = {name: _decode(value) for name, value in header["statics"].items()}
+    return _forms()[header["form"]].of(spec, arrays, **statics)
+
+
+def _forms() -> dict[str, type[DrawnMap]]:
+    return {form.__name__: form for form in FORMS}
 
 
 def _encode(value: Any) -> Any:
+    if isinstance(value, type) and issubclass(value, DrawnMap):
+        return {"form": value.__name__}
+    if isinstance(value, tuple):
+        return [_encode(each) for each in value]
     if dataclasses.is_dataclass(value):
         inner = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__name__, "fields": inner}
+        return {"class": _name(type(value)), "fields": inner}
     if isinstance(value, complex):
         return {"complex": [value.real, value.imag]}
     if callable(value):
@@ -114,24 +123,33 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(each) for each in value)
     if not isinstance(value, dict):
         return value
+    if "form" in value:
+        return _forms()[value["form"]]
     if "complex" in value:
         return complex(*value["complex"])
     record = _records()[value["class"]]
     return record(**{key: _decode(inner) for key, inner in value["fields"].items()})
 
 
+def _name(record: type) -> str:
+    """Of a class, with its package: a kernel and its features may share a name."""
+    return f"{record.__module__.split('.')[1]}.{record.__name__}"
+
+
 def _records() -> dict[str, type]:
-    """The classes of specs, kernels and projections, by name: nothing else is ever called."""
+    """The classes of specs and of what they hold, by name: nothing else is ever called."""
     for package in ("features", "kernels", "projections"):
         module = import_module(f"rfx.{package}")
         for name in module.__all__:
             getattr(module, name)  # imported on demand
     found: dict[str, type] = {}
-    waiting: list[type] = [Spec, Kernel, Projection]
+    waiting: list[type] = [Spec, Kernel, Projection, Preparation]
     while waiting:
         record = waiting.pop()
-        found[record.__name__] = record
+        found[_name(record)] = record
         waiting += record.__subclasses__()
     return found

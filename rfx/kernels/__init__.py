@@ -7,22 +7,56 @@ from rfx.kernels._base import Kernel, SignedKernel
 from rfx.kernels.exponential import ExponentialKernel, Gaussian, Softmax, squared_distance
 
 if TYPE_CHECKING:
+    from rfx.kernels.chi_squared import AdditiveChiSquared, SkewedChiSquared
+    from rfx.kernels.combination import Combination
+    from rfx.kernels.dot_product import DotProduct, Polynomial
+    from rfx.kernels.normalized import Angular, Normalized
     from rfx.kernels.pointwise import ArcCosine, Expectation, Pointwise
+    from rfx.kernels.stationary import Cauchy, Laplace, Matern, RationalQuadratic, Stationary
 
 __all__ = [
+    "AdditiveChiSquared",
+    "Angular",
     "ArcCosine",
+    "Cauchy",
+    "Combination",
+    "DotProduct",
     "Expectation",
     "ExponentialKernel",
     "Gaussian",
     "Kernel",
+    "Laplace",
+    "Matern",
+    "Normalized",
     "Pointwise",
+    "Polynomial",
+    "RationalQuadratic",
     "SignedKernel",
+    "SkewedChiSquared",
     "Softmax",
+    "Stationary",
     "squared_distance",
 ]
 
 __getattr__ = on_demand(
-    __name__, {"ArcCosine": "pointwise", "Expectation": "pointwise", "Pointwise": "pointwise"}
+    __name__,
+    {
+        "AdditiveChiSquared": "chi_squared",
+        "Angular": "normalized",
+        "ArcCosine": "pointwise",
+        "Cauchy": "stationary",
+        "Combination": "combination",
+        "DotProduct": "dot_product",
+        "Expectation": "pointwise",
+        "Laplace": "stationary",
+        "Matern": "stationary",
+        "Normalized": "normalized",
+        "Pointwise": "pointwise",
+        "Polynomial": "dot_product",
+        "RationalQuadratic": "stationary",
+        "SkewedChiSquared": "chi_squared",
+        "Stationary": "stationary",
+    },
 )
 
 

@@ -6,7 +6,7 @@ import math
 
 from rfx._xp import Array, constant, namespace, working_dtype
 
-__all__ = ["angles", "log_arc_cosine", "polar"]
+__all__ = ["angles", "log_arc_cosine", "polar", "root"]
 
 _TERMS = 26
 
@@ -53,13 +53,13 @@ def angles(x: Array, y: Array) -> tuple[Array, Array]:
         mine = x[..., axis : axis + 1]
         its = xp.matrix_transpose(y[..., axis : axis + 1])
         near, far = near + (mine - its) ** 2, far + (mine + its) ** 2
-    near, far = _root(near), _root(far)
+    near, far = root(near), root(far)
     both_zero = near + far == 0.0
     far = xp.where(both_zero, xp.ones_like(far), far)
     return 2.0 * xp.atan2(near, far), 2.0 * xp.atan2(far, near)
 
 
-def _root(square: Array) -> Array:
+def root(square: Array) -> Array:
     """Its square root, with the gradient 0 at 0."""
     xp = namespace(square)
     nothing = square == 0.0

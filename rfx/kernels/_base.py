@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 from rfx import _check
@@ -36,9 +37,9 @@ class Kernel(ABC):
         TypeError
             If an argument is no floating array, or the two are of different libraries or dtypes.
         ValueError
-            If the last axes or the batch axes differ.
+            If the last axes or the batch axes differ, or as `check` does.
         """
-        _check.points(x, y)
+        self._refuse(x, y)
         xp = namespace(x)
         with full_precision(x):
             return xp.astype(self._values(x, y), x.dtype)
@@ -48,7 +49,7 @@ class Kernel(ABC):
 
         −inf where the kernel is 0; of its absolute value where it is negative.
         """
-        _check.points(x, y)
+        self._refuse(x, y)
         with full_precision(x):
             return self._log(x, y)
 
@@ -57,9 +58,30 @@ class Kernel(ABC):
 
         The factor is None for 1; a kernel that may be negative has one.
         """
-        _check.points(x, y)
+        self._refuse(x, y)
         with full_precision(x):
             return self._log_and_factor(x, y)
+
+    def check(self, x: Array, name: str) -> None:  # noqa: B027 - a hook, not an abstract method
+        """Refuse points on which the kernel is not defined; most kernels take all.
+
+        Parameters
+        ----------
+        x : Array, shape (..., t, d)
+        name : str
+            Of the argument, for the message.
+
+        Raises
+        ------
+        ValueError
+            If a point is outside the domain. While `jax.jit` or `torch.compile` traces, nothing is
+            known of the points: then the kernel is NaN there. NaN is never refused.
+        """
+
+    def _refuse(self, x: Array, y: Array) -> None:
+        _check.points(x, y)
+        self.check(x, "x")
+        self.check(y, "y")
 
     def _values(self, x: Array, y: Array) -> Array:
         return namespace(x).exp(self._log(x, y))
@@ -80,8 +102,9 @@ class SignedKernel(Kernel):
     def _values(self, x: Array, y: Array) -> Array:
         xp = namespace(x)
         log, factor = self._log_and_factor(x, y)
-        nothing = factor == 0.0  # exp may overflow, and inf · 0 is no number
-        return factor * xp.exp(xp.where(nothing, xp.zeros_like(log), log))
+        largest = math.log(float(xp.finfo(log.dtype).max)) - 1.0
+        finite = xp.clip(log, None, largest)  # inf · 0 would be no number
+        return factor * xp.exp(xp.where(factor == 0.0, finite, log))
 
     def _log(self, x: Array, y: Array) -> Array:
         xp = namespace(x)
