@@ -13,7 +13,15 @@ import numpy as np
 
 import rfx
 import rfx.testing
-from rfx.features import ALL, NAMES, Spec
+from rfx.features import ALL, NAMES, AdditiveChiSquared, Spec, Trigonometric
+from rfx.kernels import Cauchy, Laplace, Matern, RationalQuadratic, SkewedChiSquared
+
+UNNAMED: tuple[Spec, ...] = (
+    *(Trigonometric(256, kernel=k) for k in (Laplace(), Matern(), RationalQuadratic(), Cauchy())),
+    Trigonometric(256, kernel=SkewedChiSquared()),
+    AdditiveChiSquared(2),
+)
+"""For kernel methods rather than attention, so that no paper's name stands for them."""
 
 PAGE = Path(__file__).parents[1] / "docs" / "maps.md"
 
@@ -26,7 +34,7 @@ and that this page is current. `rfx.features.named(name, num_features=...)` give
 - **kernel**: what `rfx.gram` estimates. exp stands for the softmax and the Gaussian kernel, either
   of which a map takes; softmax is the default.
 - **unbiased**: the mean of `rfx.gram` over draws is the kernel, given what was fitted.
-- **positive**: no feature is negative, so that attention is an average of the values.
+- **positive**: no estimate is negative, so that attention is an average of the values.
 - **columns**: output columns for each frequency; "d" where the width follows from the points.
 - **variance**: whether its closed form is known with orthogonal frequencies (the default), with
   independent ones only (iid), or not at all. `variance(x, y)` of a spec or of a drawn map gives it.
@@ -50,11 +58,12 @@ def table() -> str:
     """The rows of all names."""
     titles = ("name", "class", "kernel", "unbiased", "positive", "columns", "variance")
     rows = [[*titles, "fit", "draw", "apply", "paper"], ["---"] * 11]
-    for name, spec in zip(NAMES, ALL, strict=True):
+    each = [*zip(NAMES, ALL, strict=True), *(("", spec) for spec in UNNAMED)]
+    for name, spec in each:
         fit, draw, apply = spec.costs
         rows.append(
             [
-                f"[`{name}`](#{_anchor(type(spec))})",
+                f"[{_code(name) or 'no name'}](#{_anchor(type(spec))})",
                 f"`{_short(spec)}`",
                 _kernel(spec),
                 _yes(spec.unbiased),
@@ -72,13 +81,14 @@ def table() -> str:
 
 def section(kind: type[Spec]) -> str:
     """A class: its names, and from its docstring the formula, the text and the example."""
-    names = [f"`{name}`" for name, spec in zip(NAMES, ALL, strict=True) if type(spec) is kind]
+    names = [_code(name) for name, spec in zip(NAMES, ALL, strict=True) if type(spec) is kind]
+    named = f"Named {', '.join(names)}. " if names else ""
     parts = _parts(inspect.cleandoc(kind.__doc__ or ""))
     formula, _, text = parts[""].partition("\n\n")
     return "\n\n".join(
         [
             f"## {kind.__name__}",
-            f"Named {', '.join(names)}. Parameters, errors: `help(rfx.features.{kind.__name__})`.",
+            f"{named}Parameters, errors: `help(rfx.features.{kind.__name__})`.",
             f"    {formula.rstrip('.')}" if "=" in formula else formula,
             *([text] if text else []),
             *([parts["Notes"]] if "Notes" in parts else []),
@@ -90,7 +100,7 @@ def section(kind: type[Spec]) -> str:
 
 def page() -> str:
     """The whole page."""
-    kinds = list(dict.fromkeys(type(spec) for spec in ALL))
+    kinds = list(dict.fromkeys(type(spec) for spec in (*ALL, *UNNAMED)))
     sections = "\n\n".join(section(kind) for kind in kinds)
     return f"{_HEAD.format(table=table())}{sections}\n"
 
@@ -146,6 +156,10 @@ def _has_variance(spec: Spec) -> bool:
     phi = rfx.testing.drawn(spec, 3, like=np.zeros(1))
     points = np.ones((1, 3))
     return phi.variance(points, points) is not None
+
+
+def _code(name: str) -> str:
+    return f"`{name}`" if name else ""
 
 
 def _yes(flag: bool) -> str:

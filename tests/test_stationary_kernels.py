@@ -226,7 +226,7 @@ def test_gradients_are_those_of_finite_differences(kernel: Stationary) -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_gradients_are_finite_at_equal_and_far_points(kernel: Stationary, dtype: str) -> None:
     torch = pytest.importorskip("torch")
-    x = torch.asarray(points()[0], dtype=getattr(torch, dtype)).requires_grad_()
+    x = torch.asarray(points()[0][:5], dtype=getattr(torch, dtype)).requires_grad_()
     y = torch.cat([x.detach(), 1e10 * x.detach(), x.detach() + 1e-6])
     for call in (kernel, kernel.log):
         (gradient,) = torch.autograd.grad(call(x, y).sum(), x)

@@ -39,7 +39,7 @@ def fused(
 
 
 def _fused_worker(
-    is_causal: bool, features: DrawnMap, columns: int, size: int, heads: int
+    is_causal: bool, features: ExponentialMap, columns: int, size: int, heads: int
 ) -> Worker:
     workspace = Workspace(features, heads, columns, size, is_causal)
 

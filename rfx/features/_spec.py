@@ -71,7 +71,7 @@ class Spec(ABC):
     @property
     @abstractmethod
     def positive(self) -> bool:
-        """Whether no feature is ever negative, so that attention is an average of the values."""
+        """Whether no entry of `rfx.gram` is ever negative: attention then averages the values."""
 
     @property
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -11,14 +12,22 @@ import numpy as np
 
 from rfx._xp import Array
 from rfx.features._drawn import DrawnMap
-from rfx.features._scaled import Scaled, product, total
 from rfx.features._spec import Costs, Spec
-from rfx.features.composite import CompositeMap, Term
+from rfx.features.composite import CompositeMap, Term, columns
 from rfx.features.moments import Sample
 from rfx.kernels import Combination as CombinedKernel
 from rfx.kernels import Kernel
+from rfx.kernels._scaled import Scaled, product, total
 
-__all__ = ["Combination", "Composed"]
+__all__ = ["Combination", "Composed", "Factor"]
+
+
+class Factor(Spec):
+    """A spec whose estimate has a mean that may depend on what was fitted: a factor of others."""
+
+    @abstractmethod
+    def mean(self, x: Array, y: Array, drawn: DrawnMap | None) -> tuple[Array, Array | None]:
+        """Mean of one entry of `rfx.gram` over draws, as (log, factor); a factor of None is 1."""
 
 
 class Composed(Spec):
@@ -36,6 +45,12 @@ class Composed(Spec):
         return CombinedKernel(tuple(m.kernel for m in self.maps), self.terms)
 
     @property
+    def num_features(self) -> int:
+        """Output columns, m."""
+        widths = [int(spec.num_features) for spec in self.maps]  # type: ignore[attr-defined]
+        return columns(widths, self.terms)
+
+    @property
     def needs(self) -> Literal["nothing", "moments", "points"]:
         found = {m.needs for m in self.maps}
         return "points" if "points" in found else "moments" if "moments" in found else "nothing"
@@ -50,7 +65,11 @@ class Composed(Spec):
 
     @property
     def positive(self) -> bool:
-        return all(c > 0.0 for c, _ in self.terms) and all(m.positive for m in self.maps)
+        """A sum of products, each of positive estimates and of squares of others."""
+        return all(
+            c > 0.0 and all(self.maps[i].positive or which.count(i) % 2 == 0 for i in which)
+            for c, which in self.terms
+        )
 
     @property
     def unbiased(self) -> bool:
@@ -63,8 +82,9 @@ class Composed(Spec):
     def assemble(
         self, dim: int, rng: np.random.Generator, parameters: tuple[Any, ...] | None
     ) -> CompositeMap:
-        given = (None,) * len(self.maps) if parameters is None else parameters
-        drawn = [m.assemble(dim, rng, own) for m, own in zip(self.maps, given, strict=True)]
+        maps = self.maps
+        given = (None,) * len(maps) if parameters is None else parameters
+        drawn = [m.assemble(dim, rng, own) for m, own in zip(maps, given, strict=True)]
         return CompositeMap.made(self, drawn, self.terms)
 
     def absolute_variance(
@@ -77,30 +97,42 @@ class Composed(Spec):
         """
         if not self.unbiased:
             return None
-        of_maps = drawn.maps if isinstance(drawn, CompositeMap) else (None,) * len(self.maps)
+        maps, terms = self.maps, self.terms
+        of_maps = drawn.maps if isinstance(drawn, CompositeMap) else (None,) * len(maps)
         variances = []
-        for spec, own in zip(self.maps, of_maps, strict=True):
+        for spec, own in zip(maps, of_maps, strict=True):
             found = spec.absolute_variance(x, y, own)
             if found is None:
                 return None
             variances.append(Scaled(*found))
-        values: dict[Kernel, Scaled] = {}  # one for maps of one kernel, so that they cancel exactly
-        for spec in self.maps:
-            if spec.kernel not in values:
-                values[spec.kernel] = Scaled(*spec.kernel.log_and_factor(x, y))
-        kernels = [values[spec.kernel] for spec in self.maps]
+        means = _means(maps, x, y, of_maps)
         parts = []
-        for chosen in _subsets(self.terms):
-            rest = total(
-                [
-                    product(kernels[0], c, [kernels[i] for i in which if i not in chosen])
-                    for c, which in self.terms
-                    if chosen <= set(which)
-                ]
-            )
-            parts.append(product(rest, 1.0, [rest, rest, *(variances[i] for i in chosen)]))
-        found = total(parts)
-        return found.log, found.factor
+        for chosen in _subsets(terms):
+            others = [
+                product(variances[0].log, c, [means[i] for i in which if i not in chosen])
+                for c, which in terms
+                if chosen <= set(which)
+            ]
+            rest = Scaled(*total(others))
+            parts.append(product(rest.log, 1.0, [rest, rest, *(variances[i] for i in chosen)]))
+        return total(parts)
+
+
+def _means(
+    maps: Sequence[Spec], x: Array, y: Array, drawn: Sequence[DrawnMap | None]
+) -> list[Scaled]:
+    """The mean of each map's estimate; one for maps of one kernel, so that they cancel exactly."""
+    kernels: dict[Kernel, Scaled] = {}
+    found = []
+    for spec, own in zip(maps, drawn, strict=True):
+        if isinstance(spec, Factor):
+            found.append(Scaled(*spec.mean(x, y, own)))
+            continue
+        kernel = spec.kernel
+        if kernel not in kernels:
+            kernels[kernel] = Scaled(*kernel.log_and_factor(x, y))
+        found.append(kernels[kernel])
+    return found
 
 
 @dataclass(frozen=True)
@@ -114,6 +146,7 @@ class Combination(Composed):
     Parameters
     ----------
     maps : tuple of Spec
+        Each is in a term at least.
     terms : tuple of (float, tuple of int)
         c, and the numbers of the maps to multiply; the empty product is the constant 1. A map that
         a term has twice makes the estimate biased.
@@ -121,9 +154,10 @@ class Combination(Composed):
     Raises
     ------
     TypeError
-        If ``maps`` holds anything but specs.
+        If ``maps`` holds anything but specs, or a term is no pair of a number and numbers of maps.
     ValueError
-        If there is no map or no term, a number is that of no map, or c is 0 or not finite.
+        If there is no map or no term, a number is that of no map, a map is in no term, or c is 0 or
+        not finite.
 
     References
     ----------
@@ -153,27 +187,44 @@ class Combination(Composed):
     paper: ClassVar[str] = "Rahimi and Recht 2007"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "maps", tuple(self.maps))
-        for spec in self.maps:
-            if not isinstance(spec, Spec):
-                raise TypeError(
-                    f"`maps` must hold specs, got {spec!r}; "
-                    "pass for example (rfx.features.Positive(64),)"
-                )
+        object.__setattr__(self, "maps", checked_specs("maps", self.maps))
         kernels = tuple(spec.kernel for spec in self.maps)
         object.__setattr__(self, "terms", CombinedKernel(kernels, self.terms).terms)
-
-    @property
-    def num_features(self) -> int:
-        """Output columns, m."""
-        widths = [int(spec.num_features) for spec in self.maps]  # type: ignore[attr-defined]
-        return sum(int(np.prod([widths[i] for i in which])) for _, which in self.terms)
+        for c, _ in self.terms:
+            if c == 0.0:
+                raise ValueError(f"`terms` must have no coefficient 0, got {self.terms}")
+        left = set(range(len(self.maps))) - {i for _, which in self.terms for i in which}
+        if left:
+            raise ValueError(f"`maps[{min(left)}]` is in no term of {self.terms}; leave it out")
 
     def replace(self, **hyperparameters: Any) -> Self:
-        if set(hyperparameters) <= {"maps", "terms"}:
-            return super().replace(**hyperparameters)
-        changed = tuple(spec.replace(**hyperparameters) for spec in self.maps)
-        return super().replace(maps=changed)
+        own = {
+            name: hyperparameters.pop(name) for name in ("maps", "terms") if name in hyperparameters
+        }
+        if hyperparameters:
+            specs = own.get("maps", self.maps)
+            own["maps"] = tuple(spec.replace(**hyperparameters) for spec in specs)
+        return super().replace(**own)
+
+
+def checked_specs(name: str, specs: Any) -> tuple[Spec, ...]:
+    """A tuple of specs, of at least one."""
+    if isinstance(specs, Spec) or not isinstance(specs, Sequence):
+        raise TypeError(
+            f"`{name}` must be a tuple of specs, got {specs!r}; "
+            "pass for example (rfx.features.Positive(64),)"
+        )
+    if not specs:
+        raise ValueError(
+            f"`{name}` must not be empty; pass for example (rfx.features.Positive(64),)"
+        )
+    for spec in specs:
+        if not isinstance(spec, Spec):
+            raise TypeError(
+                f"`{name}` must hold specs, got {spec!r}; "
+                "pass for example (rfx.features.Positive(64),)"
+            )
+    return tuple(specs)
 
 
 def _subsets(terms: Sequence[Term]) -> list[frozenset[int]]:

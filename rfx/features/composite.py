@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -15,7 +17,7 @@ from rfx.features._side import LogFeatures
 if TYPE_CHECKING:
     from rfx.features._spec import Spec
 
-__all__ = ["CompositeMap", "Part", "Term"]
+__all__ = ["CompositeMap", "Part", "Term", "columns"]
 
 Term: TypeAlias = tuple[float, tuple[int, ...]]
 """A factor, and which maps are multiplied."""
@@ -77,16 +79,21 @@ class CompositeMap(DrawnMap):
 
     @property
     def num_features(self) -> int:
-        widths = [m.num_features for m in self.maps]
-        return sum(int(np.prod([widths[i] for i in which])) for _, which in self.terms)
+        return columns([m.num_features for m in self.maps], self.terms)
 
     def complete(self, z: Array, side: str) -> LogFeatures:
-        each = [m.complete(m.place(z, side), side) for m in self.maps]
-        terms = [_term(self.like, z, each, term, side) for term in self.terms]
-        if len(terms) == 1:
+        each = {
+            i: self.maps[i].complete(self.maps[i].place(z, side), side)
+            for i in sorted({i for _, which in self.terms for i in which})
+        }
+        zero = full(self.like, (*z.shape[:-1], 1), 0.0, self.like.dtype)
+        terms = [_term(zero, [each[i] for i in which], c, side) for c, which in self.terms]
+        if not self.scale_per_feature:
             return terms[0]
-        xp = namespace(z)
+        xp = namespace(zero)
         logs = [_wide(log, value) for log, value in terms]
+        if len(terms) == 1:
+            return LogFeatures(logs[0], terms[0].value)
         if all(value is None for _, value in terms):
             return LogFeatures(xp.concat(logs, axis=-1), None)
         values = [
@@ -123,21 +130,24 @@ class CompositeMap(DrawnMap):
             drawn.check_values(x, name)
 
 
+def columns(widths: Sequence[int], terms: Sequence[Term]) -> int:
+    """Output columns of terms, where map i has widths[i] of them."""
+    return sum(math.prod(widths[i] for i in which) for _, which in terms)
+
+
 def _as_terms(terms: Sequence[Any]) -> tuple[Term, ...]:
     return tuple((float(c), tuple(int(i) for i in which)) for c, which in terms)
 
 
-def _term(like: Array, z: Array, each: Sequence[LogFeatures], term: Term, side: str) -> LogFeatures:
-    """Features of one term."""
-    c, which = term
-    found = LogFeatures(full(like, (*z.shape[:-1], 1), 0.5 * np.log(abs(c)), like.dtype), None)
-    if not which:
-        found = LogFeatures(found.log_scale, namespace(z).ones_like(found.log_scale))
-    for i in which:
-        found = _product(found, each[i])
+def _term(zero: Array, factors: Sequence[LogFeatures], c: float, side: str) -> LogFeatures:
+    """Features of one term; ``zero`` is a log (..., t, 1)."""
+    if factors:
+        log, value = reduce(_product, factors)
+    else:
+        log, value = zero, namespace(zero).ones_like(zero)
+    log = log if abs(c) == 1.0 else log + 0.5 * math.log(abs(c))
     if c > 0.0 or side == "key":
-        return found
-    log, value = found
+        return LogFeatures(log, value)
     return LogFeatures(log, -namespace(log).ones_like(log) if value is None else -value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rfx._xp import Array, constant, namespace
+from rfx._xp import Array, constant, full, namespace
 
 __all__ = ["scale_of", "scaled_squares", "sum_over_pairs"]
 
@@ -15,7 +15,7 @@ def sum_over_pairs(term: Callable[[Array, Array], Array], x: Array, y: Array) ->
     ``term`` takes columns (..., t, 1) and rows (..., 1, s).
     """
     xp = namespace(x)
-    total = xp.zeros_like(xp.matmul(x[..., :1], xp.matrix_transpose(y[..., :1])))
+    total = full(x, (*x.shape[:-1], y.shape[-2]), 0.0, x.dtype)
     for axis in range(x.shape[-1]):
         its = xp.matrix_transpose(y[..., axis : axis + 1])
         total = total + term(x[..., axis : axis + 1], its)

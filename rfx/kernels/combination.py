@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rfx._xp import Array, constant, namespace, working_dtype
+from rfx._xp import Array, namespace, working_dtype
 from rfx.kernels._base import Kernel, SignedKernel
+from rfx.kernels._scaled import Scaled, product, total
 
 __all__ = ["Combination"]
 
@@ -70,40 +71,12 @@ class Combination(SignedKernel):
             kernel.check(x, name)
 
     def _log_and_factor(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """With the log of the largest term, a constant to autograd, as the common one."""
         xp = namespace(x)
         used = {i for _, which in self.terms for i in which}
-        parts = {i: self.kernels[i]._log_and_factor(x, y) for i in used}
-        dtype = working_dtype(x)
-        zero = xp.zeros_like(xp.matmul(x[..., :1], xp.matrix_transpose(y[..., :1])), dtype=dtype)
-        logs, factors = [], []
-        for c, which in self.terms:
-            log = xp.full_like(zero, math.log(abs(c)) if c else 0.0)
-            factor = xp.full_like(zero, math.copysign(1.0, c) if c else 0.0)
-            for i in which:
-                log = log + parts[i][0]
-                factor = factor if parts[i][1] is None else factor * parts[i][1]
-            logs.append(log)
-            factors.append(factor)
-        common = _largest(logs, factors)
-        most = math.log(float(xp.finfo(dtype).max)) - 1.0  # a term of factor 0 may have any log
-        total = zero
-        for log, factor in zip(logs, factors, strict=True):
-            total = total + factor * xp.exp(xp.clip(log - common, None, most))
-        return common, total
-
-
-def _largest(logs: Sequence[Array], factors: Sequence[Array]) -> Array:
-    """max log|factor · exp(log)| over the terms, or 0 where all are 0."""
-    xp = namespace(logs[0])
-    none = xp.full_like(logs[0], -math.inf)
-    largest = none
-    for log, factor in zip(logs, factors, strict=True):
-        log, factor = constant(log), constant(factor)
-        nothing = factor == 0.0
-        size = xp.log(xp.where(nothing, xp.ones_like(factor), xp.abs(factor)))
-        largest = xp.maximum(largest, xp.where(nothing, none, log + size))
-    return xp.where(largest == -math.inf, xp.zeros_like(largest), largest)
+        parts = {i: Scaled(*self.kernels[i]._log_and_factor(x, y)) for i in used}
+        pairs = xp.matmul(x[..., :1], xp.matrix_transpose(y[..., :1]))
+        like = xp.zeros_like(pairs, dtype=working_dtype(x))
+        return total([product(like, c, [parts[i] for i in which]) for c, which in self.terms])
 
 
 def _items(name: str, value: Any, what: str) -> tuple[Any, ...]:

@@ -105,6 +105,12 @@ def _step(u: Array) -> Array:
     return namespace(u).where(u > 0.0, one, u * 0.0)  # NaN stays NaN
 
 
+def _sign(u: Array) -> Array:
+    xp = namespace(u)
+    one = xp.ones_like(u)
+    return xp.where(u > 0.0, one, xp.where(u < 0.0, -one, u * 0.0))  # NaN stays NaN
+
+
 def _relu(u: Array) -> Array:
     return namespace(u).where(u <= 0.0, namespace(u).zeros_like(u), u)
 
@@ -157,6 +163,7 @@ FUNCTIONS: dict[str, Function] = {
     "step": Function(_step, positive=True, order=0),
     "relu": Function(_relu, positive=True, order=1),
     "squared-relu": Function(_relu, power=2, positive=True, order=2),
+    "sign": Function(_sign),
     "abs": Function(_abs, positive=True),
     "identity": Function(_identity),
     "tanh": Function(_tanh),
@@ -166,4 +173,5 @@ FUNCTIONS: dict[str, Function] = {
     "softplus": Function(_log_softplus, is_log=True, positive=True),
     "softmax": Function(_log_softmax, is_log=True, positive=True, elementwise=False),
 }
-"""By name. step is 1 where u > 0 and else 0; gelu is the form with tanh; softmax is over a row."""
+"""By name. step is 1 where u > 0 and else 0, and sign 0 at 0; gelu is the form with tanh; softmax is
+over a row."""
