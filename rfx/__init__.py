@@ -1,7 +1,16 @@
 """Random feature maps and linear attention, on whatever array you hold."""
 
 from rfx import diagnostics, features, kernels, projections
-from rfx.attention import State, kernel_attention, linear_attention, merge
+from rfx.attention import (
+    State,
+    kernel_attention,
+    landmarks,
+    linear_attention,
+    merge,
+    nystrom_attention,
+    skyformer_attention,
+    soft_attention,
+)
 from rfx.dispatch import explain, options
 from rfx.features import gram
 from rfx.machine import libraries
@@ -14,11 +23,15 @@ __all__ = [
     "gram",
     "kernel_attention",
     "kernels",
+    "landmarks",
     "libraries",
     "linear_attention",
     "merge",
+    "nystrom_attention",
     "options",
     "projections",
+    "skyformer_attention",
+    "soft_attention",
 ]
 
 __version__ = "0.1.0"

@@ -21,6 +21,7 @@ from rfx.features.forms import (
     ExponentialMap,
     MonomialMap,
     PointwiseMap,
+    PolynomialMap,
     TrigonometricMap,
 )
 from rfx.features.preparation import LogShift, SquaredNorm, UnitNorm
@@ -148,8 +149,9 @@ def _prepared(drawn: PlainMap, points: np.ndarray) -> np.ndarray:
             return points / np.where(norm == 0.0, 1.0, norm)
         case LogShift(shift):
             return np.log1p(points / shift)
-        case SquaredNorm():
-            return np.concatenate([points, np.sum(points**2, axis=-1, keepdims=True)], axis=-1)
+        case SquaredNorm(left_out):
+            inside = points[..., : points.shape[-1] - left_out]
+            return np.concatenate([points, np.sum(inside**2, axis=-1, keepdims=True)], axis=-1)
     raise TypeError(f"{drawn.preparation!r} is not known here; write it into rfx.reference first")
 
 
@@ -168,9 +170,14 @@ def _of_form(
         waves = [np.cos(angle), np.sin(angle)] if drawn.paired else [np.cos(angle)]
         return row, np.concatenate(waves, axis=-1)
     if isinstance(drawn, ComplexMap):
-        value = np.exp(1j * project(points, "frequency", "phase"))
-        log = np.concatenate([project(points)] * 2, axis=-1)
-        return log + row, np.concatenate([value.real, value.imag], axis=-1)
+        log = project(points) + row
+        if "frequency" not in held:
+            return log, np.ones_like(log)
+        angle = project(points, "frequency", "phase")
+        if not drawn.paired:
+            return log, np.cos(angle)
+        both = np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
+        return np.concatenate([log, log], axis=-1), both
     if isinstance(drawn, MonomialMap):
         powers = held["weight"]
         log = np.log(np.abs(np.where(points == 0.0, 1.0, points)))
@@ -184,10 +191,46 @@ def _of_form(
         top = np.max(np.abs(value), axis=-1, keepdims=True) + drawn.epsilon
         top = np.where(top == 0.0, 1.0, top)
         return np.log(top) + row, (value + drawn.epsilon) / top
+    if isinstance(drawn, PolynomialMap):
+        factors = project(points).astype(complex)
+        if "frequency" in held:
+            factors += 1j * project(points, "frequency", "phase")
+        log, value = _products(drawn, factors, held.get("scale"))
+        return log + row, value
     raise TypeError(
         f"`drawn` must be of a form known here, got {type(drawn).__name__}; "
         "write its formula into rfx.reference first"
     )
+
+
+def _products(
+    drawn: PolynomialMap, factors: np.ndarray, scale: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Products of complex factors (..., t, sum of widths), real parts and then imaginary ones.
+
+    Sizes are multiplied as logs, and the log that a row has is that of its largest column.
+    """
+    count = (drawn.num_features + drawn.real) // drawn.columns
+    value = np.ones((*factors.shape[:-1], count), dtype=complex)
+    if scale is not None:
+        value = value * scale[..., None, :]
+    log, first = np.zeros(value.shape), 0
+    for width in (0, *drawn.widths):
+        value[..., :width] *= factors[..., first : first + width]
+        size = np.abs(value)
+        log, value = log + np.log(np.where(size == 0.0, 1.0, size)), np.where(
+            size == 0.0, 0.0, value / np.where(size == 0.0, 1.0, size)
+        )
+        first += width
+    columns = [value.real]
+    if drawn.columns == 2:
+        columns.append(value.imag[..., : count - drawn.real])
+    found = np.concatenate(columns, axis=-1)
+    logs = np.concatenate([log, log[..., : found.shape[-1] - count]], axis=-1)
+    with np.errstate(divide="ignore"):
+        top = np.max(logs + np.log(np.abs(found)), axis=-1, keepdims=True)
+    top = np.where(np.isneginf(top), 0.0, top)
+    return top, found * np.exp(np.where(found == 0.0, 0.0, logs - top))
 
 
 def _function(name: Any) -> Callable[[np.ndarray], np.ndarray]:
@@ -198,6 +241,7 @@ def _function(name: Any) -> Callable[[np.ndarray], np.ndarray]:
         "step": lambda u: np.heaviside(u, 0.0),
         "relu": lambda u: np.maximum(u, 0.0),
         "squared-relu": lambda u: np.maximum(u, 0.0) ** 2,
+        "sign": np.sign,
         "abs": np.abs,
         "identity": lambda u: u,
         "tanh": np.tanh,

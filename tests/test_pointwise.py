@@ -96,6 +96,7 @@ def test_features_are_the_function_of_the_projections(function: str) -> None:
         "step": [0, 0, 0, 1, 1],
         "relu": [0, 0, 0, 1, 3],
         "squared-relu": [0, 0, 0, 1, 9],
+        "sign": [-1, -1, 0, 1, 1],
         "abs": [2, 0.5, 0, 1, 3],
         "identity": u[0],
         "tanh": [-0.9640275801, -0.4621171573, 0, 0.7615941560, 0.9950547537],

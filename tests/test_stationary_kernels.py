@@ -94,7 +94,8 @@ def test_every_library_and_dtype_gives_the_same_kernel(lib: ArrayLibrary) -> Non
         for dtype in lib.dtypes[: 1 if slow else 4]:
             scale = KVE if dtype == "float64" else 1.0
             x, y = (lib.convert(a, dtype) for a in points(2))
-            log = expected(kernel, *(to_numpy(a).astype(float) for a in (x, y)))
+            left, right = (to_numpy(a).astype(float) for a in (x, y))
+            log = expected(kernel, left, right)
             matrix, found = kernel(x, y), kernel.log(x, y)
             assert type(matrix) is type(x)
             assert matrix.dtype == x.dtype
@@ -128,6 +129,27 @@ def test_quadrature_has_the_closed_forms_and_the_limit() -> None:
     assert np.allclose(log_matern(1e7, math.sqrt(2e7) * r), -0.5 * r**2, rtol=1e-5)
 
 
+def test_quadrature_of_a_very_smooth_kernel_keeps_its_digits_near_zero() -> None:
+    """Where log Γ(ν) and ν log ν, of 1e8, have to cancel."""
+    r = np.asarray([1e-4, 1e-3, 1e-2])
+    assert np.max(np.abs(log_matern(1e7, math.sqrt(2e7) * r) + 0.5 * r**2)) < 1e-11
+
+
+@pytest.mark.parametrize("nu", [0.3, 1.0, 2.0, 7.0, 300.0])
+def test_quadrature_never_exceeds_one_and_takes_the_ends_of_the_dtype(nu: float) -> None:
+    torch = pytest.importorskip("torch")
+    for dtype, least, most in ((np.float32, 1e-45, 3e38), (np.float64, 5e-324, 1e308)):
+        z = np.geomspace(np.float64(least), 1.0, 100).astype(dtype)
+        log = log_matern(nu, z)
+        assert np.all(log <= 0.0)
+        assert log[0] == 0.0
+        leaf = torch.asarray([*z[::20], most], dtype=getattr(torch, z.dtype.name)).requires_grad_()
+        log = log_matern(nu, leaf)
+        assert -most < log[-1] < -(most**0.7)
+        (gradient,) = torch.autograd.grad(log.sum(), leaf)
+        assert torch.isfinite(gradient).all()
+
+
 @EACH_KERNEL
 def test_frequencies_have_the_kernel_as_mean_cosine(kernel: Stationary) -> None:
     rng = np.random.default_rng(2_718)
@@ -151,7 +173,7 @@ def test_frequencies_take_heads_and_are_those_of_the_seed(kernel: Stationary) ->
     assert first.shape == rows.shape
     assert np.array_equal(first, again)
     assert np.all(np.isfinite(first))
-    wider = dataclasses.replace(kernel, bandwidth=2.0 * kernel.bandwidth)  # type: ignore[attr-defined,call-arg]
+    wider = dataclasses.replace(kernel, bandwidth=2.0 * kernel.bandwidth)  # type: ignore[attr-defined,type-var]
     assert_agrees(wider.frequencies(rows, np.random.default_rng(5)), 0.5 * first)
 
 
@@ -176,6 +198,14 @@ def test_equal_points_give_exactly_one(kernel: Stationary, offset: float) -> Non
         assert np.all(np.diagonal(kernel(x, x)) == 1.0)
         assert np.all(np.diagonal(kernel.log(x, x)) == 0.0)
         assert np.all(kernel.log(x, x[::2]) <= 0.0)
+
+
+@EACH_KERNEL
+def test_near_points_far_from_the_origin_keep_their_digits(kernel: Stationary) -> None:
+    """Eighths are exact in float32 up to 2^21, and so are their differences."""
+    x, y = (np.round(8.0 * a) / 8.0 for a in points())
+    far = (np.asarray(a + 2.0**20, dtype=np.float32) for a in (x, y))
+    assert_agrees(kernel.log(*far), expected(kernel, x, y))
 
 
 @EACH_KERNEL
@@ -253,7 +283,7 @@ def test_kernels_and_gradients_are_compiled(kernel: Stationary) -> None:
 
 def test_kernels_are_records() -> None:
     assert len({*KERNELS, *(dataclasses.replace(k) for k in KERNELS)}) == len(KERNELS)  # type: ignore[type-var]
-    assert Matern(np.float32(0.5), np.int64(2)) == Matern(0.5, 2.0)
+    assert Matern(np.float32(0.5), np.int64(2)) == Matern(0.5, 2.0)  # type: ignore[arg-type]
     for kernel in KERNELS:
         assert kernel(np.zeros((0, 3)), np.ones((2, 3))).shape == (0, 2)
 
@@ -271,7 +301,7 @@ def test_parameters_must_be_positive_and_finite(wrong: float) -> None:
         with pytest.raises(ValueError, match=f"`{name}` must be positive and finite, got"):
             make(**{name: wrong})
         with pytest.raises(TypeError, match=f"`{name}` must be a number, got 'a'"):
-            make(**{name: "a"})
+            make(**{name: "a"})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`times` must be positive and finite, got"):
         Laplace().log_at(*points(), wrong)
 

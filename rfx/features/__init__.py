@@ -19,6 +19,7 @@ from rfx.features.forms import (
     ExponentialMap,
     MonomialMap,
     PointwiseMap,
+    PolynomialMap,
     TrigonometricMap,
 )
 from rfx.features.gram import gram
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from rfx.features.positive import Positive
     from rfx.features.random_tables import GERF, OPRF
     from rfx.features.trigonometric import Trigonometric
+    from rfx.features.universal import Universal
 
     ALL: tuple[Spec, ...]
 
@@ -68,12 +70,14 @@ __all__ = [
     "PointMoments",
     "PointwiseMap",
     "Poisson",
+    "PolynomialMap",
     "Positive",
     "RandomSpec",
     "Side",
     "Spec",
     "Trigonometric",
     "TrigonometricMap",
+    "Universal",
     "gram",
     "load",
     "named",
@@ -96,6 +100,7 @@ _find = on_demand(
         "Positive": "positive",
         "SDERF": "dense",
         "Trigonometric": "trigonometric",
+        "Universal": "universal",
     },
 )
 
@@ -152,6 +157,7 @@ NAMES: dict[str, Callable[..., Spec]] = {
     "squared-relu": _kind("Deterministic", function="squared-relu"),
     "identity": _kind("Deterministic", function="identity"),
     "softmax-features": _kind("Deterministic", function="softmax"),
+    "urf": _kind("Universal"),
 }
 """Factories of specs by the papers' names."""
 

@@ -172,6 +172,11 @@ class DrawnMap(ABC):
     def of(cls, spec: Spec, arrays: Mapping[str, Array], **statics: Any) -> Self:
         """A map of this form from its parts, as `arrays` and `statics` give them."""
 
+    @classmethod
+    def alike(cls, maps: Sequence[Any]) -> Sequence[Any]:
+        """Maps of one head each, on the host, with arrays of equal shapes and equal statics."""
+        return maps
+
     def check_values(self, x: Array, name: str) -> None:
         """Refuse points outside the domain of the map, where their values are known."""
         return
@@ -202,6 +207,7 @@ class DrawnMap(ABC):
 
 def stacked(maps: Sequence[DrawnMap]) -> DrawnMap:
     """Maps of one head each as the map of all heads."""
+    maps = maps[0].alike(maps)
     each = [drawn.arrays() for drawn in maps]
     joined = {name: np.stack([arrays[name] for arrays in each]) for name in each[0]}
     return maps[0].with_arrays(joined | {"fingerprint": maps[0].fingerprint})

@@ -47,6 +47,7 @@ class Side(NamedTuple):
     shift : shape (d,), or None for 0.
     transform : T, shape (d,) for a diagonal one or (d, r), or None for the identity.
     frequency, phase : shapes of weight and bias, for maps with angles z @ frequency + phase.
+    scale : shape (m,), or None for 1: factors of the features of a `PolynomialMap`.
     """
 
     weight: Weight
@@ -59,6 +60,7 @@ class Side(NamedTuple):
     transform: Array | None = None
     frequency: Weight | None = None
     phase: Array | None = None
+    scale: Array | None = None
 
     @property
     def moves(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
@@ -125,6 +125,12 @@ class CompositeMap(DrawnMap):
             maps.append(form.of(of_map, own, **dict(its_statics)))
         return cls(spec, tuple(maps), arrays["fingerprint"], _as_terms(statics["terms"]))
 
+    @classmethod
+    def alike(cls, maps: Sequence[Any]) -> Sequence[Any]:
+        columns = (type(own[0]).alike(own) for own in zip(*(m.maps for m in maps), strict=True))
+        rows = zip(*columns, strict=True)
+        return [replace(m, maps=tuple(row)) for m, row in zip(maps, rows, strict=True)]
+
     def check_values(self, x: Array, name: str) -> None:
         for drawn in self.maps:
             drawn.check_values(x, name)
@@ -132,7 +138,13 @@ class CompositeMap(DrawnMap):
 
 def columns(widths: Sequence[int], terms: Sequence[Term]) -> int:
     """Output columns of terms, where map i has widths[i] of them."""
-    return sum(math.prod(widths[i] for i in which) for _, which in terms)
+    total = 0
+    for _, which in terms:  # written out for torch.compile, which cannot follow math.prod
+        width = 1
+        for i in which:
+            width *= widths[i]
+        total += width
+    return total
 
 
 def _as_terms(terms: Sequence[Any]) -> tuple[Term, ...]:
@@ -146,9 +158,10 @@ def _term(zero: Array, factors: Sequence[LogFeatures], c: float, side: str) -> L
     else:
         log, value = zero, namespace(zero).ones_like(zero)
     log = log if abs(c) == 1.0 else log + 0.5 * math.log(abs(c))
-    if c > 0.0 or side == "key":
+    if c > 0.0:
         return LogFeatures(log, value)
-    return LogFeatures(log, -namespace(log).ones_like(log) if value is None else -value)
+    value = namespace(log).ones_like(log) if value is None else value  # on both sides or on none
+    return LogFeatures(log, -value if side == "query" else value)
 
 
 def _product(left: LogFeatures, right: LogFeatures) -> LogFeatures:

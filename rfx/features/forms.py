@@ -11,6 +11,7 @@ from rfx.features._plain import PlainMap
 from rfx.features._side import LogFeatures, Side
 from rfx.features.chi_squared_map import ChiSquaredMap
 from rfx.features.composite import CompositeMap
+from rfx.features.products import PolynomialMap
 from rfx.kernels import functions
 from rfx.kernels.functions import FunctionName
 from rfx.projections.structured import Structured
@@ -23,6 +24,7 @@ __all__ = [
     "ExponentialMap",
     "MonomialMap",
     "PointwiseMap",
+    "PolynomialMap",
     "TrigonometricMap",
     "refuse_other",
 ]
@@ -64,19 +66,26 @@ class ComplexMap(PlainMap):
     """φ_j(x) = exp(z·w_j + b_j + row term) · exp(i (z·f_j + p_j)), as cosines and sines.
 
     Re(φ(x) φ(y)) of complex features is the product of [Re, Im] with [Re, −Im], so the frequencies
-    f and phases p of the key side have the other sign, and no complex number is ever formed.
+    f and phases p of the key side have the other sign, and no complex number is ever formed. A side
+    without frequencies is real; where one is, the other needs its cosines alone.
     """
+
+    paired: bool = True
+    """Whether the sines follow the cosines, so that there are two columns for each frequency."""
 
     scale_per_feature = True
     description: ClassVar[str] = "complex exponential"
 
     @property
     def columns(self) -> int:
-        return 2
+        return 2 if self.paired else 1
 
     def evaluate(self, side: Side, z: Array) -> LogFeatures:
         log = side.project(z)
-        return LogFeatures(namespace(log).concat([log, log], axis=-1), _waves(side.angle(z), True))
+        if side.frequency is None:
+            return LogFeatures(log, None)
+        wave = _waves(side.angle(z), self.paired)
+        return LogFeatures(namespace(log).concat([log, log], axis=-1) if self.paired else log, wave)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -127,6 +136,7 @@ FORMS: tuple[type[DrawnMap], ...] = (
     ComplexMap,
     MonomialMap,
     PointwiseMap,
+    PolynomialMap,
     CompositeMap,
     ChiSquaredMap,
 )

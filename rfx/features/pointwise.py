@@ -11,11 +11,12 @@ import numpy as np
 
 from rfx import _check
 from rfx._xp import Array, namespace, working_dtype
+from rfx.features._drawn import DrawnMap
 from rfx.features._side import Side
 from rfx.features._spec import Costs, Spec, check_projection, drawn_frequencies
 from rfx.features.forms import PointwiseMap
-from rfx.kernels import ArcCosine, Expectation, Kernel, Pointwise
-from rfx.kernels._arc_cosine import log_arc_cosine
+from rfx.kernels import Angular, ArcCosine, Expectation, Kernel, Pointwise
+from rfx.kernels._arc_cosine import angles, log_arc_cosine, polar
 from rfx.kernels.functions import FunctionName, known
 from rfx.projections import Orthogonal, Projection
 
@@ -28,9 +29,10 @@ class Generalized(Spec):
 
     Not an estimate of softmax attention, but attention with a kernel of its own,
     c E[f(ω·x) f(ω·y)]. With c = 2 for the step, ReLU and its square this is the arc-cosine kernel
-    of order 0, 1 and 2; c is 1 for other functions. Points enter as they are. Performers multiply
-    them by d^(-1/4), which for ReLU cancels in attention but for the size of ε; for functions that
-    do not scale, such as GELU, scale the points before.
+    of order 0, 1 and 2; c is 1 for other functions, and signs have the angular kernel 1 − 2θ/π.
+    Points enter as they are. Performers multiply them by d^(-1/4), which for ReLU cancels in
+    attention but for the size of ε; for functions that do not scale, such as GELU, scale the points
+    before.
 
     Train the frequencies (``arrays()["query_weight"]``) to have the features of SARA-RT.
 
@@ -40,13 +42,13 @@ class Generalized(Spec):
         Output columns, m.
     kernel : Kernel, optional
         What attention is compared with. By default the kernel that the features have on average:
-        ``ArcCosine``, or ``Expectation``, which computes it by quadrature. With a record of another
-        class neither ``unbiased`` is claimed nor a variance.
+        ``ArcCosine``, ``Angular``, or ``Expectation``, which computes it by quadrature. With a
+        record of another class neither ``unbiased`` is claimed nor a variance.
     projection : Projection
         ``Orthogonal()`` by default.
     function : str or callable
-        f: step, relu, squared-relu, abs, identity, tanh, gelu (the form with tanh), elu+1, sigmoid
-        or softplus; or a hashable callable of an array, elementwise, which counts as signed.
+        f: step, sign, relu, squared-relu, abs, identity, tanh, gelu (the form with tanh), elu+1,
+        sigmoid or softplus; or a hashable callable of an array, elementwise, which counts as signed.
     epsilon : float
         ε, at least 0. It keeps denominators from zero where features are, and biases the estimate,
         for ReLU by 2 ε (|x| + |y|) (2π)^(-1/2) + 2 ε².
@@ -97,6 +99,8 @@ class Generalized(Spec):
 
     @property
     def _own_kernel(self) -> Kernel:
+        if self.function == "sign":
+            return Angular()
         order = known(self.function).order
         return Expectation(self.function) if order is None else ArcCosine(order)
 
@@ -132,6 +136,22 @@ class Generalized(Spec):
         second = xp.where(nothing, zero, log_arc_cosine(2 * order, x, y) + math.log(2.0))
         log = xp.clip(second - 2.0 * xp.where(nothing, zero, first), 0.0, None)
         return log, -xp.expm1(-log) / self.num_features
+
+    def absolute_variance(
+        self, x: Array, y: Array, drawn: DrawnMap | None
+    ) -> tuple[Array, Array] | None:
+        """Products of two signs vary by 1 − k² = 4θ(π − θ)/π², but for points that are 0."""
+        if self.function != "sign":
+            return super().absolute_variance(x, y, drawn)
+        if not self.unbiased or (self.projection.coupled and self.num_features > 1):
+            return None
+        xp = namespace(x)
+        (x, _, x_nothing), (y, _, y_nothing) = polar(x), polar(y)
+        theta, rest = angles(x, y)
+        zero = xp.zeros_like(theta)
+        nothing = xp.logical_or(x_nothing, xp.matrix_transpose(y_nothing))
+        varies = xp.where(nothing, zero, theta * rest)
+        return zero, (4.0 / math.pi**2 / self.num_features) * varies
 
     def assemble(self, dim: int, rng: np.random.Generator, parameters: None) -> PointwiseMap:
         weight = drawn_frequencies(self.projection, rng, self.num_features, dim)
@@ -222,7 +242,7 @@ def _target(given: object, own: Kernel) -> Kernel:
         raise TypeError(
             f"`kernel` must be a record of rfx.kernels, got {given!r}; leave it out for {own!r}"
         )
-    if isinstance(given, ArcCosine | Expectation | Pointwise) and given != own:
+    if isinstance(given, Angular | ArcCosine | Expectation | Pointwise) and given != own:
         raise ValueError(
             f"`kernel` must be {own!r}, which is what these features have, got {given!r}; "
             "leave it out"

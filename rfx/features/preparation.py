@@ -53,10 +53,14 @@ class LogShift(Preparation):
 
 @dataclass(frozen=True)
 class SquaredNorm(Preparation):
-    """The point, and |x|² behind its coordinates: row terms that differ between features."""
+    """The point, and |x|² behind its coordinates: row terms that differ between features.
 
+    The last ``left_out`` coordinates are not in the sum.
+    """
+
+    left_out: int = 0
     added: ClassVar[int] = 1
 
     def _prepare(self, x: Array) -> Array:
-        xp = namespace(x)
-        return xp.concat([x, xp.sum(x * x, axis=-1, keepdims=True)], axis=-1)
+        xp, inside = namespace(x), x[..., : x.shape[-1] - self.left_out]
+        return xp.concat([x, xp.sum(inside * inside, axis=-1, keepdims=True)], axis=-1)

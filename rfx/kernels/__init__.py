@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rfx.kernels.chi_squared import AdditiveChiSquared, SkewedChiSquared
     from rfx.kernels.combination import Combination
     from rfx.kernels.dot_product import DotProduct, Polynomial
+    from rfx.kernels.neuron import Neuron
     from rfx.kernels.normalized import Angular, Normalized
     from rfx.kernels.pointwise import ArcCosine, Expectation, Pointwise
     from rfx.kernels.stationary import Cauchy, Laplace, Matern, RationalQuadratic, Stationary
@@ -27,6 +28,7 @@ __all__ = [
     "Kernel",
     "Laplace",
     "Matern",
+    "Neuron",
     "Normalized",
     "Pointwise",
     "Polynomial",
@@ -50,6 +52,7 @@ __getattr__ = on_demand(
         "Expectation": "pointwise",
         "Laplace": "stationary",
         "Matern": "stationary",
+        "Neuron": "neuron",
         "Normalized": "normalized",
         "Pointwise": "pointwise",
         "Polynomial": "dot_product",

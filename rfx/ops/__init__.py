@@ -6,6 +6,7 @@ from rfx.ops.causal import causal
 from rfx.ops.driver import EAGER, Driver, branch, scan
 from rfx.ops.features import features
 from rfx.ops.fwht import fwht
+from rfx.ops.gated import gated
 
 __all__ = [
     "EAGER",
@@ -17,5 +18,6 @@ __all__ = [
     "empty",
     "features",
     "fwht",
+    "gated",
     "scan",
 ]

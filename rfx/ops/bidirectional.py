@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from rfx._xp import Array, constant, exp_nonpositive, namespace
 from rfx.dispatch import op
@@ -10,7 +10,15 @@ from rfx.ops.carry import Carry, absorb, masked_keys, smallest_denominator
 from rfx.ops.driver import EAGER, Driver
 from rfx.ops.heads import fold_heads, unfold_heads
 
-__all__ = ["absorb_all", "bidirectional", "divide", "read", "row_weights"]
+__all__ = ["Part", "absorb_all", "bidirectional", "divide", "read", "row_weights"]
+
+
+class Part(NamedTuple):
+    """Sums (..., t, e) and (..., t, 1) of queries, divided by exp(log_scale) (..., t, 1)."""
+
+    numerator: Array
+    denominator: Array
+    log_scale: Array
 
 
 def absorb_all(
@@ -32,8 +40,8 @@ def absorb_all(
     return carry
 
 
-def read(carry: Carry, log: Array, feature: Array | None) -> tuple[Array, Array, Array]:
-    """Numerator (..., t, e), denominator (..., t, 1) and log scale (..., t, 1) of queries.
+def read(carry: Carry, log: Array, feature: Array | None) -> Part:
+    """What queries see of the carry.
 
     The carry's log scale moves into the queries' logs; the row's maximum is then taken out, so
     that every exponential is at most 1.
@@ -41,7 +49,7 @@ def read(carry: Carry, log: Array, feature: Array | None) -> tuple[Array, Array,
     xp = namespace(log)
     weight, log_scale = row_weights(log + carry.log_scale[..., None, :], feature)
     numerator = xp.matmul(weight, carry.numerator)
-    return numerator, xp.matmul(weight, carry.denominator[..., None]), log_scale
+    return Part(numerator, xp.matmul(weight, carry.denominator[..., None]), log_scale)
 
 
 def row_weights(log: Array, feature: Array | None) -> tuple[Array, Array]:

@@ -15,13 +15,14 @@ from typing import Any
 
 from rfx._xp import Array, constant, exp_nonpositive, full, namespace
 from rfx.dispatch import op
-from rfx.ops.bidirectional import absorb_all, bidirectional, divide, row_weights
+from rfx.ops.bidirectional import Part, absorb_all, bidirectional, divide, row_weights
 from rfx.ops.carry import Carry, Keys, add, empty_log, highest, masked_keys, rescaled
 from rfx.ops.driver import EAGER, Driver
+from rfx.ops.gates import repeat_rows
 from rfx.ops.halving import halved
 from rfx.ops.heads import fold_heads, unfold_heads
 
-__all__ = ["causal", "is_gentle", "visible"]
+__all__ = ["by_one_scale", "by_pair_logs", "causal", "is_gentle", "one_log", "pair_sums", "visible"]
 
 
 def _rows(mask: Array | None, start: int, stop: int) -> Array | None:
@@ -38,18 +39,23 @@ def _step(
     scaled = keys.scaled(past.log_scale[..., None, :])
     after = add(past, scaled, keys.value)
 
-    if not features.scale_per_feature:
-        out = _by_running_maximum(carry, feature, keys)
-        return after, unfold_heads(out, query)
+    if one_log(features, carry):
+        part = _by_running_maximum(carry, feature, keys)
+        return after, unfold_heads(divide(*part[:2]), query)
 
     def plain() -> Array:
-        return _by_one_scale(past, log, feature, scaled, keys.value)
+        return divide(*by_one_scale(past, log, feature, scaled, keys.value)[:2])
 
     def careful() -> Array:
-        return halved(carry, log, feature, keys)
+        return divide(*halved(carry, log, feature, keys)[:2])
 
     gentle = is_gentle(carry, past.log_scale, keys)
     return after, unfold_heads(driver.branch(gentle, plain, careful), query)
+
+
+def one_log(features: Any, carry: Carry) -> bool:
+    """Whether keys and carry have one log for a row; a gate for each feature gives them more."""
+    return not features.scale_per_feature and carry.log_scale.shape[-1] == 1
 
 
 def is_gentle(carry: Carry, log_scale: Array, keys: Keys) -> Array:
@@ -83,47 +89,63 @@ def visible(like: Array, rows: int, columns: int) -> Array:
     return xp.tile(xp.tril(ones) > 0.0, (rows // columns, 1))
 
 
-def _by_one_scale(
+def by_one_scale(
     past: Carry, log: Array, feature: Array | None, scaled: Array, value: Array
-) -> Array:
+) -> Part:
     """All keys of the chunk, and the carry, at the scale of the chunk's end."""
     xp = namespace(log)
-    weight, _ = row_weights(log + past.log_scale[..., None, :], feature)
+    weight, log_scale = row_weights(log + past.log_scale[..., None, :], feature)
     pairs = xp.matmul(weight, xp.matrix_transpose(scaled))
     pairs = xp.where(visible(pairs, *pairs.shape[-2:]), pairs, xp.zeros_like(pairs))
     numerator = xp.matmul(pairs, value) + xp.matmul(weight, past.numerator)
     past_sum = xp.matmul(weight, past.denominator[..., None])
-    return divide(numerator, xp.sum(pairs, axis=-1, keepdims=True) + past_sum)
+    return Part(numerator, xp.sum(pairs, axis=-1, keepdims=True) + past_sum, log_scale)
 
 
-def _by_running_maximum(carry: Carry, feature: Array, keys: Keys) -> Array:
+def _by_running_maximum(carry: Carry, feature: Array, keys: Keys) -> Part:
     """exp(log of key k − running maximum at query i), formed for each pair."""
     xp = namespace(feature)
-    rows, columns = feature.shape[-2], keys.log.shape[-2]
+    columns = keys.log.shape[-2]
     seen = visible(feature, columns, columns)
     if keys.mask is not None:
         seen = xp.logical_and(seen, xp.matrix_transpose(keys.mask))
+    pair_log, carry_log = xp.matrix_transpose(keys.log), carry.log_scale[..., None, :]
+    decay, kept, running = by_pair_logs(seen, pair_log, carry_log)
+    return pair_sums(carry, feature, keys.feature, keys.value, decay, kept, running)
+
+
+def by_pair_logs(
+    seen: Array, pair_log: Array, carry_log: Array
+) -> tuple[Array, Array, Array]:
+    """Weights of pairs and of the carry divided by exp of each row's largest log, and that log."""
+    xp = namespace(pair_log)
     pair_log = xp.where(
-        seen,
-        xp.matrix_transpose(keys.log),
-        full(feature, (1, 1), empty_log(feature.dtype, xp), feature.dtype),
+        seen, pair_log, full(pair_log, (1, 1), empty_log(pair_log.dtype, xp), pair_log.dtype)
     )
-    running = constant(
-        xp.maximum(carry.log_scale[..., None, :], xp.max(pair_log, axis=-1, keepdims=True))
-    )
+    running = constant(xp.maximum(carry_log, xp.max(pair_log, axis=-1, keepdims=True)))
     decay = exp_nonpositive(pair_log - running)
     decay = xp.where(seen, decay, xp.zeros_like(decay))
-    kept = exp_nonpositive(carry.log_scale[..., None, :] - running)
-    if rows != columns:  # grouped queries: the same keys for each of the group
-        decay, kept = (_repeat_rows(a, rows // columns) for a in (decay, kept))
-    pairs = xp.matmul(feature, xp.matrix_transpose(keys.feature)) * decay
-    numerator = xp.matmul(pairs, keys.value) + xp.matmul(feature, carry.numerator) * kept
-    past_sum = xp.matmul(feature, carry.denominator[..., None]) * kept
-    return divide(numerator, xp.sum(pairs, axis=-1, keepdims=True) + past_sum)
+    return decay, exp_nonpositive(carry_log - running), running
 
 
-def _repeat_rows(array: Array, times: int) -> Array:
-    return namespace(array).concat([array] * times, axis=-2)
+def pair_sums(
+    carry: Carry,
+    left: Array,
+    right: Array,
+    value: Array,
+    decay: Array,
+    kept: Array,
+    log_scale: Array,
+) -> Part:
+    """Σ_k left_i·right_k decay_ik value_k, and the carry's part times ``kept``."""
+    xp = namespace(left)
+    rows, columns = left.shape[-2], right.shape[-2]
+    # Grouped queries: the same keys for each of the group.
+    decay, kept, log_scale = (repeat_rows(a, rows // columns) for a in (decay, kept, log_scale))
+    pairs = xp.matmul(left, xp.matrix_transpose(right)) * decay
+    numerator = xp.matmul(pairs, value) + xp.matmul(left, carry.numerator) * kept
+    past_sum = xp.matmul(left, carry.denominator[..., None]) * kept
+    return Part(numerator, xp.sum(pairs, axis=-1, keepdims=True) + past_sum, log_scale)
 
 
 @op("causal")
