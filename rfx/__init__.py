@@ -3,11 +3,16 @@
 from rfx import diagnostics, features, kernels, projections
 from rfx.attention import (
     State,
+    cosformer_attention,
+    decay,
+    fourier_attention,
+    gated_attention,
     kernel_attention,
     landmarks,
     linear_attention,
     merge,
     nystrom_attention,
+    relative_attention,
     skyformer_attention,
     soft_attention,
 )
@@ -17,9 +22,13 @@ from rfx.machine import libraries
 
 __all__ = [
     "State",
+    "cosformer_attention",
+    "decay",
     "diagnostics",
     "explain",
     "features",
+    "fourier_attention",
+    "gated_attention",
     "gram",
     "kernel_attention",
     "kernels",
@@ -30,6 +39,7 @@ __all__ = [
     "nystrom_attention",
     "options",
     "projections",
+    "relative_attention",
     "skyformer_attention",
     "soft_attention",
 ]

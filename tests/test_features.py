@@ -35,8 +35,9 @@ def drawn(spec: Spec, x: object, dim: int = 8, heads: int | None = None) -> rfx.
 
 def rounding(phi: rfx.features.DrawnMap, x: object) -> float:
     """What the roundings of features grow with: logs, and the angles of waves."""
-    weight = to_numpy(phi.arrays()["query_weight"])
-    angle = np.max(np.linalg.norm(to_numpy(x), axis=-1)) * np.max(np.linalg.norm(weight, axis=-2))
+    weights = [to_numpy(a) for name, a in phi.arrays().items() if name.endswith("query_weight")]
+    longest = max((np.max(np.linalg.norm(weight, axis=-2)) for weight in weights), default=0.0)
+    angle = np.max(np.linalg.norm(to_numpy(x), axis=-1)) * longest
     return reference.log_size(x, x, features=phi) + float(angle)
 
 
@@ -101,10 +102,9 @@ def test_num_features_is_the_number_of_columns(spec: Spec, length: int) -> None:
 
 
 @EACH_SPEC
-def test_positive_features_are_never_negative_and_others_are(spec: Spec) -> None:
-    x = points(100, 8)
-    phi = drawn(spec, x)
-    smallest = min(float(np.min(f.exp())) for f in (phi.query(x), phi.key(x)))
+def test_positive_estimates_are_never_negative_and_others_are(spec: Spec) -> None:
+    x, y = points(100, 8), points(100, 8, seed=6)
+    smallest = float(np.min(rfx.gram(x, y, features=drawn(spec, x))))
     assert (smallest >= 0) == spec.positive
 
 

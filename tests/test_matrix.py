@@ -18,7 +18,7 @@ CASES = pytest.mark.parametrize("case", cases(), ids=str)
 
 def spec_of(name: str) -> rfx.features.Spec:
     ready = dict(zip(rfx.features.NAMES, rfx.features.ALL, strict=True))[name]
-    return ready.replace(num_features=32) if hasattr(ready, "num_features") else ready
+    return ready.replace(num_features=64) if hasattr(ready, "num_features") else ready
 
 
 def assert_close(out, q, k, v, **call):

@@ -54,10 +54,11 @@ def one_thread() -> Iterator[None]:
 
 def variants(spec: Spec, projections: list[Projection], kernels: list[Kernel]) -> list[Spec]:
     """The spec under each kernel and projection that it takes."""
-    chosen = kernels if isinstance(spec.kernel, ExponentialKernel) else [spec.kernel]
+    exponential = isinstance(spec.kernel, ExponentialKernel)
+    chosen = [{"kernel": kernel} for kernel in kernels] if exponential else [{}]
     if not hasattr(spec, "projection"):
-        return [spec.replace(kernel=kernel) for kernel in chosen]
-    return [spec.replace(kernel=k, projection=p) for k in chosen for p in projections]
+        return [spec.replace(**kernel) for kernel in chosen]
+    return [spec.replace(**kernel, projection=p) for kernel in chosen for p in projections]
 
 
 def _is_exponential(spec: Spec) -> bool:
@@ -124,7 +125,7 @@ def drawn(spec: Spec, dim: int, heads: int, seed: int) -> DrawnMap:
     """Independent draws, one a head; where data are needed, fitted to the same for each."""
     if not spec.needs_data:
         return spec.draw(dim, seed=seed, like=np.zeros(1), heads=heads)
-    unit = spec.kernel.unit(dim)  # type: ignore[attr-defined]
+    unit = spec.kernel.unit(dim) if isinstance(spec.kernel, ExponentialKernel) else 1.0
     query, key = np.random.default_rng(0).standard_normal((2, 200, dim)) / (unit * dim**0.5)
     data = (query + 0.1 / unit, 0.5 * key - 0.2 / unit)
     if spec.needs == "points":

@@ -7,11 +7,13 @@ import dataclasses
 import jax
 
 from rfx.attention import State
+from rfx.attention.positional import PositionalMap
 from rfx.dispatch import FastPath
 from rfx.features import FORMS
 from rfx_jax.features import features, refuse_features
 from rfx_jax.fwht import fwht
-from rfx_jax.scan import bidirectional, causal
+from rfx_jax.relative import relative
+from rfx_jax.scan import bidirectional, causal, gated
 
 __all__ = ["FAST_PATHS"]
 
@@ -20,11 +22,13 @@ _DEVICES = ("cpu", "cuda", "tpu")
 FAST_PATHS = (
     FastPath("bidirectional", "jax", "jax-scan", bidirectional, _DEVICES),
     FastPath("causal", "jax", "jax-scan", causal, _DEVICES),
+    FastPath("gated", "jax", "jax-scan", gated, _DEVICES),
+    FastPath("relative", "jax", "jax-scan", relative, _DEVICES),
     FastPath("features", "jax", "jax-cosine", features, ("cpu",), refuse_features),
     FastPath("fwht", "jax", "jax-fwht", fwht, ("cpu",)),
 )
 
-for _form in FORMS:
+for _form in (*FORMS, PositionalMap):
     _names = [f.name for f in dataclasses.fields(_form)]  # type: ignore[arg-type]  # it is one
     _statics = [name for name in _names if name not in _form.array_fields]
     jax.tree_util.register_dataclass(_form, list(_form.array_fields), _statics)

@@ -21,10 +21,11 @@ from jax import numpy as jnp
 from rfx.features import DrawnMap
 from rfx.ops import bidirectional as bidirectional_op
 from rfx.ops import causal as causal_op
+from rfx.ops import gated as gated_op
 from rfx.ops.carry import Carry
 from rfx.ops.driver import Driver
 
-__all__ = ["bidirectional", "causal"]
+__all__ = ["bidirectional", "causal", "gated"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -70,6 +71,36 @@ def causal(
     query = _pad(query, 0, after)
     run = partial(causal_op.portable, chunk_size=chunk_size)
     out, carry = _run(run, features, query, *keys, carry)
+    return out[..., :t, :], carry
+
+
+@partial(jax.jit, static_argnames=("normalize", "chunk_size"))
+def gated(
+    features: DrawnMap,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    carry: Carry,
+    log_gate: Array,
+    log_weight: Array | None,
+    *,
+    normalize: bool,
+    chunk_size: int,
+) -> tuple[Array, Carry]:
+    """The op `rfx.ops.gated`."""
+    t = query.shape[-2]
+    chunk_size = min(chunk_size, max(t, 1))
+    after = -t % chunk_size
+    keys = _whole(key, value, mask, 0, after)
+    gates = (None if a is None else _pad(a, 0, after) for a in (log_gate, log_weight))
+
+    def attend(*args: Any, driver: Driver) -> tuple[Array, Carry]:
+        *inputs, log_gate, log_weight, carry = args
+        options = {"normalize": normalize, "chunk_size": chunk_size, "driver": driver}
+        return gated_op.portable(*inputs, carry, log_gate, log_weight, **options)
+
+    out, carry = _run(attend, features, _pad(query, 0, after), *keys, *gates, carry)
     return out[..., :t, :], carry
 
 

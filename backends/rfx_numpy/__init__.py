@@ -9,7 +9,8 @@ from rfx.ops import bidirectional, causal
 from rfx_numpy.chi_squared import chi_squared_features, refuse_chi_squared
 from rfx_numpy.features import features, refuse_features
 from rfx_numpy.fwht import fwht, refuse_fwht
-from rfx_numpy.paths import fused, refuse_form, refuse_short, threaded
+from rfx_numpy.paths import fused, refuse_form, refuse_short, threaded, threaded_gated
+from rfx_numpy.relative import refuse_relative, relative
 from rfx_numpy.step import refuse_long, step
 
 __all__ = ["FAST_PATHS"]
@@ -20,6 +21,8 @@ FAST_PATHS = (
     FastPath("features", "numpy", "numpy-blocks", features, _CPU, refuse_features),
     FastPath("features", "numpy", "numpy-chi2", chi_squared_features, _CPU, refuse_chi_squared),
     FastPath("fwht", "numpy", "numpy-fwht", fwht, _CPU, refuse_fwht),
+    FastPath("gated", "numpy", "numpy-threads", threaded_gated, _CPU, refuse_short),
+    FastPath("relative", "numpy", "numpy-threads", relative, _CPU, refuse_relative),
     FastPath("bidirectional", "numpy", "numpy-step", step, _CPU, refuse_long),
     *(
         path

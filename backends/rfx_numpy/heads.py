@@ -17,8 +17,8 @@ __all__ = ["Worker", "each_head"]
 Array = np.ndarray[Any, Any]
 Worker = Callable[..., Carry]
 """Called with the map of n key heads, query (n, g, t, d), key (n, s, d), value (n, s, e), mask
-(n, s, 1) or None, a carry (n, ...), and the output (n, g, t, e) to write; returns the carry with
-the keys added."""
+(n, s, 1) or None, what else there is for each key, a carry (n, ...), and the output (n, g, t, e) to
+write; returns the carry with the keys added."""
 
 
 def each_head(
@@ -29,12 +29,18 @@ def each_head(
     value: Array,
     mask: Array | None,
     carry: Carry,
+    *others: Array | None,
 ) -> tuple[Array, Carry]:
-    """Run workers on all heads; ``start`` makes one in each thread, for n heads at a time."""
+    """Run workers on all heads; ``start`` makes one in each thread, for n heads at a time.
+
+    ``others`` are arrays (..., s, c) for the keys, or None.
+    """
     out = np.empty((*query.shape[:-1], value.shape[-1]), carry.numerator.dtype)
     after = Carry(*(np.empty_like(a) for a in carry))
-    if mask is not None:
-        mask = np.broadcast_to(mask, (*key.shape[:-1], 1))
+    rows = [
+        None if a is None else np.broadcast_to(a, (*key.shape[:-1], a.shape[-1]))
+        for a in (mask, *others)
+    ]
     *batch, heads = key.shape[:-2] or (1,)
     count = _at_once(heads, math.prod(batch))
 
@@ -50,7 +56,7 @@ def each_head(
         worker = start(count)
         for index, first in tasks:
             queries, its_out = (part(a, index, first) for a in grouped)
-            inputs = [part(a, index, first) for a in (key, value, mask)]
+            inputs = [part(a, index, first) for a in (key, value, *rows)]
             its_carry = Carry(*(part(a, index, first) for a in carry))
             its_map = _of_heads(features, first, first + count)
             done = worker(its_map, queries, *inputs, its_carry, its_out)

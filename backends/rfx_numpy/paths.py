@@ -11,13 +11,13 @@ import numpy as np
 from rfx.dispatch import Op
 from rfx.features import DrawnMap
 from rfx.features.forms import ExponentialMap, refuse_other
-from rfx.ops import Carry
+from rfx.ops import Carry, gated
 from rfx.ops.chunks import before_triangle, chunks, triangle
 from rfx_numpy.heads import Worker, each_head
 from rfx_numpy.refusals import refuse_empty
 from rfx_numpy.workspace import Workspace
 
-__all__ = ["fused", "refuse_form", "refuse_short", "threaded"]
+__all__ = ["fused", "refuse_form", "refuse_short", "threaded", "threaded_gated"]
 
 Array = np.ndarray[Any, Any]
 _LARGEST_CHUNK = 256  # with four heads at once, more leaves the cache
@@ -84,6 +84,29 @@ def threaded(
         return after
 
     return each_head(lambda _: run, features, query, *rest)
+
+
+def threaded_gated(
+    features: DrawnMap,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    carry: Carry,
+    *gates: Array | None,
+    **options: Any,
+) -> tuple[Array, Carry]:
+    """The op `gated` for any map, head by head."""
+
+    def run(features: DrawnMap, query: Array, *arrays: Any) -> Carry:
+        key, value, mask, log_gate, log_weight, carry, out = arrays
+        heads = query.reshape(-1, *query.shape[2:])
+        args = (heads, key, value, mask, carry, log_gate, log_weight)
+        found, after = gated.portable(features, *args, **options)
+        out[...] = found.reshape(out.shape)
+        return after
+
+    return each_head(lambda _: run, features, query, key, value, mask, carry, *gates)
 
 
 def refuse_short(features: DrawnMap, query: Array, key: Array, *_: Any, **__: Any) -> str | None:

@@ -12,7 +12,8 @@ from rfx_torch.features import features, refuse_features
 from rfx_torch.fused import refuse
 from rfx_torch.fwht import fwht, refuse_fwht
 from rfx_torch.module import FeatureModule
-from rfx_torch.paths import run
+from rfx_torch.paths import run, run_gated
+from rfx_torch.relative import relative
 from rfx_torch.step import compiled_step, refuse_step, step
 
 __all__ = ["FAST_PATHS", "FeatureModule"]
@@ -30,6 +31,8 @@ FAST_PATHS = (
         refuse_step,
         by_name=True,
     ),
+    FastPath("gated", "torch", "torch-stream", run_gated, _ANY),
+    FastPath("relative", "torch", "torch-stream", relative, _ANY),
     FastPath("features", "torch", "torch-blocks", features, ("cpu",), refuse_features),
     FastPath("fwht", "torch", "torch-fwht", fwht, ("cpu",), refuse_fwht),
     *(

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from rfx.features import DrawnMap
 from rfx.ops import Carry
-from rfx_torch.operator import LOOPS, attention
+from rfx_torch.operator import LOOPS, attention, gated_attention
+from rfx_torch.stream import stream_gated
 
-__all__ = ["run"]
+__all__ = ["run", "run_gated"]
 
 
 def run(
@@ -21,6 +22,14 @@ def run(
     if _compiles():
         return attention(name, is_causal, features, query, *args, chunk_size=chunk_size)
     return LOOPS[name](is_causal, features, query, *args, chunk_size=chunk_size)
+
+
+def run_gated(
+    features: DrawnMap, query: Tensor, *args: Any, **options: Any
+) -> tuple[Tensor, Carry]:
+    """The op `rfx.ops.gated`."""
+    loop = gated_attention if _compiles() else stream_gated
+    return loop(features, query, *args, **options)
 
 
 def _compiles() -> bool:

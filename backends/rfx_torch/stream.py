@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rfx.features import DrawnMap
-from rfx.ops import bidirectional, causal
+from rfx.ops import bidirectional, causal, gated
 from rfx.ops.carry import Carry
 from rfx.ops.driver import Driver, branch, scan
 
-__all__ = ["stream"]
+__all__ = ["stream", "stream_gated"]
 
 
 def stream(
@@ -37,7 +37,17 @@ def stream(
 ) -> tuple[Tensor, Carry]:
     """The op `causal` or `bidirectional`."""
     run = partial((causal if is_causal else bidirectional).portable, features, query, key, value)
-    run = partial(run, mask, carry, chunk_size=chunk_size)
+    return _on_device(query, partial(run, mask, carry, chunk_size=chunk_size))
+
+
+def stream_gated(
+    features: DrawnMap, query: Tensor, *args: Any, **options: Any
+) -> tuple[Tensor, Carry]:
+    """The op `gated`."""
+    return _on_device(query, partial(gated.portable, features, query, *args, **options))
+
+
+def _on_device(query: Tensor, run: Callable[..., Any]) -> tuple[Tensor, Carry]:
     if query.device.type == "cpu":
         return run(driver=STREAM)
     with _no_tf32():

@@ -33,11 +33,15 @@ if TYPE_CHECKING:
     from rfx.features.combination import Combination
     from rfx.features.dense import SDERF
     from rfx.features.geometric import Geometric
+    from rfx.features.maclaurin import Maclaurin
     from rfx.features.optimal import Optimal
     from rfx.features.pointwise import Deterministic, Generalized
     from rfx.features.poisson import Poisson
+    from rfx.features.polysketch import PolySketch
     from rfx.features.positive import Positive
     from rfx.features.random_tables import GERF, OPRF
+    from rfx.features.sketches import ProductSketch, TensorSketch
+    from rfx.features.taylor import Taylor
     from rfx.features.trigonometric import Trigonometric
     from rfx.features.universal import Universal
 
@@ -63,6 +67,7 @@ __all__ = [
     "Generalized",
     "Geometric",
     "LogFeatures",
+    "Maclaurin",
     "Moments",
     "MonomialMap",
     "Optimal",
@@ -70,11 +75,15 @@ __all__ = [
     "PointMoments",
     "PointwiseMap",
     "Poisson",
+    "PolySketch",
     "PolynomialMap",
     "Positive",
+    "ProductSketch",
     "RandomSpec",
     "Side",
     "Spec",
+    "Taylor",
+    "TensorSketch",
     "Trigonometric",
     "TrigonometricMap",
     "Universal",
@@ -94,11 +103,16 @@ _find = on_demand(
         "GERF": "random_tables",
         "Generalized": "pointwise",
         "Geometric": "geometric",
+        "Maclaurin": "maclaurin",
         "OPRF": "random_tables",
         "Optimal": "optimal",
         "Poisson": "poisson",
+        "PolySketch": "polysketch",
         "Positive": "positive",
+        "ProductSketch": "sketches",
         "SDERF": "dense",
+        "Taylor": "taylor",
+        "TensorSketch": "sketches",
         "Trigonometric": "trigonometric",
         "Universal": "universal",
     },
@@ -158,10 +172,15 @@ NAMES: dict[str, Callable[..., Spec]] = {
     "identity": _kind("Deterministic", function="identity"),
     "softmax-features": _kind("Deterministic", function="softmax"),
     "urf": _kind("Universal"),
+    "maclaurin": _kind("Maclaurin"),
+    "tensorsketch": _kind("TensorSketch"),
+    "ctr-sketch": _kind("ProductSketch"),
+    "polysketch": _kind("PolySketch"),
+    "taylor": _kind("Taylor"),
 }
 """Factories of specs by the papers' names."""
 
-_AS_WIDE_AS_THE_POINTS = ("elu+1", "squared-relu", "identity", "softmax-features")
+_AS_WIDE_AS_THE_POINTS = ("elu+1", "squared-relu", "identity", "softmax-features", "taylor")
 
 
 def _ready(name: str) -> Spec:

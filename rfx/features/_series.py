@@ -77,7 +77,7 @@ class Series(NamedTuple):
         What is left out is summed as if the ratio of the last two coefficients were that of all
         later ones.
         """
-        xp, ratio = namespace(log), sign * namespace(log).exp(log) / self.reach
+        ratio = sign * namespace(log).exp(log) / self.reach
         logs = np.log(self.coefficients) + np.arange(len(self.coefficients)) * math.log(self.reach)
         top = float(np.max(logs))
         *rest, last = (float(c) for c in np.exp(logs - top))

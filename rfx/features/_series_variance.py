@@ -60,7 +60,8 @@ def stratified_variance(
     those that share: with probabilities a_n σ^n / weight the second moment of a product is
     Σ_n a_n² M_n weight / (a_n σ^n).
     """
-    xp, parts = namespace(pairs.inner), []
+    xp = namespace(pairs.inner)
+    parts = [Scaled(xp.zeros_like(pairs.inner), xp.zeros_like(pairs.inner))]
     coefficients = kernel.coefficients(max(layout.degrees, default=0) + 1)
     *inverses, shared = shares.inverse
     for n, inverse in zip(layout.degrees, inverses, strict=True):

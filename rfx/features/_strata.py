@@ -14,7 +14,7 @@ from rfx.kernels import DotProduct
 
 __all__ = ["Layout", "Strata", "deviations", "layout", "strata"]
 
-_MOST_DEGREES = 16
+_MOST_DEGREES = 8
 _TERMS = 1024
 """Of a series without end, in the law of a degree: the rest has no weight in float64."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ from rfx.features._side import LogFeatures
 if TYPE_CHECKING:
     from rfx.features._spec import Spec
 
-__all__ = ["CompositeMap", "Part", "Term", "columns"]
+__all__ = ["CompositeMap", "Layout", "Part", "Term", "columns"]
 
 Term: TypeAlias = tuple[float, tuple[int, ...]]
 """A factor, and which maps are multiplied."""
@@ -29,6 +29,28 @@ class Part(NamedTuple):
     form: type[DrawnMap]
     spec: Spec
     statics: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a composite is but for its spec and its arrays.
+
+    A record of its own, one for all equal ones, because torch.compile takes such an object as a
+    constant by its identity, and no tuple that holds specs.
+    """
+
+    terms: tuple[Term, ...]
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        terms = tuple((float(c), tuple(int(i) for i in which)) for c, which in self.terms)
+        object.__setattr__(self, "terms", terms)
+        object.__setattr__(self, "parts", tuple(Part(*part) for part in self.parts))
+
+
+@lru_cache(maxsize=1024)
+def _the_one(layout: Layout) -> Layout:
+    return layout
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -43,8 +65,8 @@ class CompositeMap(DrawnMap):
     ----------
     maps : tuple of DrawnMap
         For the same points, with the same axis of heads or none.
-    terms : tuple of (float, tuple of int)
-        c, and the numbers of the maps that are multiplied.
+    layout : Layout
+        The terms: c, and the numbers of the maps that are multiplied.
     """
 
     array_fields = ("maps", "fingerprint")
@@ -52,14 +74,21 @@ class CompositeMap(DrawnMap):
     spec: Spec
     maps: tuple[DrawnMap, ...]
     fingerprint: Array
-    terms: tuple[Term, ...]
+    layout: Layout
 
     description = "composite"
 
     @classmethod
     def made(cls, spec: Spec, maps: Sequence[DrawnMap], terms: Sequence[Term]) -> Self:
         """A map whose arrays are on the host, without its fingerprint yet."""
-        return cls(spec, tuple(maps), np.asarray(0.0), _as_terms(terms))
+        parts = tuple(Part(type(m), m.spec, tuple(m.statics().items())) for m in maps)
+        layout = _the_one(Layout(tuple(terms), parts))
+        return cls(spec, tuple(maps), np.asarray(0.0), layout)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """c, and the numbers of the maps that are multiplied."""
+        return self.layout.terms
 
     @property
     def scale_per_feature(self) -> bool:
@@ -112,24 +141,23 @@ class CompositeMap(DrawnMap):
         return named | {"fingerprint": self.fingerprint}
 
     def statics(self) -> dict[str, Any]:
-        parts = tuple(Part(type(m), m.spec, tuple(m.statics().items())) for m in self.maps)
-        return {"terms": self.terms, "parts": parts}
+        return {"layout": self.layout}
 
     @classmethod
     def of(cls, spec: Spec, arrays: Mapping[str, Array], **statics: Any) -> Self:
-        maps = []
-        for i, (form, of_map, its_statics) in enumerate(statics["parts"]):
+        layout, maps = statics["layout"], []
+        for i, (form, of_map, its_statics) in enumerate(layout.parts):
             start = f"map{i}_"
             own = {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
             own["fingerprint"] = arrays["fingerprint"]
             maps.append(form.of(of_map, own, **dict(its_statics)))
-        return cls(spec, tuple(maps), arrays["fingerprint"], _as_terms(statics["terms"]))
+        return cls(spec, tuple(maps), arrays["fingerprint"], layout)
 
     @classmethod
     def alike(cls, maps: Sequence[Any]) -> Sequence[Any]:
         columns = (type(own[0]).alike(own) for own in zip(*(m.maps for m in maps), strict=True))
         rows = zip(*columns, strict=True)
-        return [replace(m, maps=tuple(row)) for m, row in zip(maps, rows, strict=True)]
+        return [cls.made(m.spec, row, m.terms) for m, row in zip(maps, rows, strict=True)]
 
     def check_values(self, x: Array, name: str) -> None:
         for drawn in self.maps:
@@ -145,10 +173,6 @@ def columns(widths: Sequence[int], terms: Sequence[Term]) -> int:
             width *= widths[i]
         total += width
     return total
-
-
-def _as_terms(terms: Sequence[Any]) -> tuple[Term, ...]:
-    return tuple((float(c), tuple(int(i) for i in which)) for c, which in terms)
 
 
 def _term(zero: Array, factors: Sequence[LogFeatures], c: float, side: str) -> LogFeatures:

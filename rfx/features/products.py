@@ -24,7 +24,7 @@ Parts = tuple[Array, ...]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class PolynomialMap(PlainMap):
-    """φ_j(x) = exp(row term) s_j Π_i (z·w_ij + b_ij), a product of N_j linear forms, z the placed x.
+    """φ_j(x) = exp(row term) s_j Π_i (z·w_ij + b_ij), z the placed point.
 
     Features are in the order of falling degree N_j. The factors of all features lie side by side:
     the first ``widths[0]`` columns of the weights are the first factor of as many features, the

@@ -13,6 +13,7 @@ from rfx._xp import Array, to_numpy
 from rfx.features import archive
 from rfx.features._drawn import DrawnMap, check_drawn
 from rfx.features._spec import Spec
+from rfx.features.composite import Layout
 from rfx.features.forms import FORMS
 from rfx.features.preparation import Preparation
 from rfx.kernels import Kernel
@@ -147,7 +148,7 @@ def _records() -> dict[str, type]:
         for name in module.__all__:
             getattr(module, name)  # imported on demand
     found: dict[str, type] = {}
-    waiting: list[type] = [Spec, Kernel, Projection, Preparation]
+    waiting: list[type] = [Spec, Kernel, Projection, Preparation, Layout]
     while waiting:
         record = waiting.pop()
         found[_name(record)] = record

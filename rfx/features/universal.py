@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from rfx.features._drawn import DrawnMap
 from rfx.features._plain import PlainMap
 from rfx.features._side import Side
 from rfx.features._spec import Costs, Spec, check_projection
-from rfx.features._spectrum import EXACT, Spectrum, series
+from rfx.features._spectrum import EXACT, series
 from rfx.features.forms import ComplexMap
 from rfx.features.moments import Sample
 from rfx.features.preparation import SquaredNorm
@@ -251,31 +252,28 @@ class Universal(Spec):
                 f"`dim` must be at least 2 with bias=True, got {dim}; append the biases to the "
                 "weights, and a column of ones to the inputs"
             )
-        x_norm, w_norm = cast(tuple[float, float], norms or self.norms)
-        waves = self._waves(axes, x_norm * w_norm)
-        theta = waves.frequency
-        root = _best_root(theta * x_norm * w_norm, axes)
-        log_size = np.log(waves.amplitude) + _growth(theta * x_norm * w_norm, axes)
-        log_total = np.logaddexp.reduce(log_size)
-        ratio = w_norm / (x_norm * root)
-        return _Plan(
-            theta,
-            waves.phase,
-            root,
-            np.sqrt(theta * ratio),
-            np.sqrt(theta / ratio),
-            log_size - log_total,
-            np.log(waves.amplitude) - (log_size - log_total),
-        )
+        return _planned(self, axes, *cast(tuple[float, float], norms or self.norms))
 
-    def _waves(self, axes: int, product: float) -> Spectrum:
-        if self.function in EXACT:
-            return EXACT[str(self.function)]()
 
-        def growth(theta: Host) -> Host:
-            return _growth(theta * product, axes)
+@lru_cache(maxsize=64)
+def _planned(spec: Universal, axes: int, x_norm: float, w_norm: float) -> _Plan:
+    """The same for all heads, and a series takes milliseconds."""
 
-        return series(self.kernel.activations, self.limit, self.tolerance, growth)
+    def growth(theta: Host) -> Host:
+        return _growth(theta * x_norm * w_norm, axes)
+
+    if spec.function in EXACT:
+        waves = EXACT[str(spec.function)]()
+    else:
+        waves = series(spec.kernel.activations, spec.limit, spec.tolerance, growth)
+    theta = waves.frequency
+    root = _best_root(theta * x_norm * w_norm, axes)
+    ratio = w_norm / (x_norm * root)
+    log_size = np.log(waves.amplitude)
+    log_share = log_size + growth(theta)
+    log_share = log_share - np.logaddexp.reduce(log_share)
+    a, b = np.sqrt(theta * ratio), np.sqrt(theta / ratio)
+    return _Plan(theta, waves.phase, root, a, b, log_share, log_size - log_share)
 
 
 def _best_root(product: Host, axes: int) -> Host:

@@ -195,8 +195,7 @@ class Polynomial(SignedKernel):
         xp = namespace(x)
         log_size, inner = _inner(x, y, self.unit(x.shape[-1]))
         base = inner + self.offset * xp.exp(-log_size)
-        size = constant(xp.abs(base))
-        size = xp.where(size == 0.0, xp.ones_like(size), size)
+        size = xp.where(base == 0.0, xp.ones_like(base), xp.abs(base))
         return self.degree * (log_size + xp.log(size)), (base / size) ** self.degree
 
 

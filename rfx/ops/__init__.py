@@ -7,6 +7,8 @@ from rfx.ops.driver import EAGER, Driver, branch, scan
 from rfx.ops.features import features
 from rfx.ops.fwht import fwht
 from rfx.ops.gated import gated
+from rfx.ops.relative import relative
+from rfx.ops.toeplitz import toeplitz
 
 __all__ = [
     "EAGER",
@@ -19,5 +21,7 @@ __all__ = [
     "features",
     "fwht",
     "gated",
+    "relative",
     "scan",
+    "toeplitz",
 ]

@@ -25,10 +25,13 @@ class Driver:
     ``scan`` walks over the second last axis of ``arrays`` (entries may be None) and returns the
     last carry and the outputs, joined along that axis, or None if the step gives none. ``branch``
     returns ``yes()`` or ``no()``, both of which must be right; ``yes`` only where the flag holds.
+    ``again(function)`` is the function, computed once more in the backward pass where a step of
+    ``scan`` is no such checkpoint by itself.
     """
 
     scan: Callable[..., tuple[Any, Any]]
     branch: Callable[..., Any]
+    again: Callable[..., Any] = lambda function: function
 
 
 def scan(

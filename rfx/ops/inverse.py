@@ -110,16 +110,17 @@ def _iterated(matrix: Array, identity: Array) -> Apply:
     xp, n = namespace(matrix), matrix.shape[-1]
     sums = xp.sum(xp.abs(matrix), axis=-1, keepdims=True)
     scale = 1.0 / xp.sqrt(xp.where(sums > 0.0, sums, xp.ones_like(sums)))
-    lift = n * _eps(matrix)
+    lift = 4 * n * _eps(matrix)
     scaled = scale * matrix * xp.matrix_transpose(scale) + lift * identity
     value, error = xp.broadcast_to(identity, matrix.shape), identity - scaled
     size = xp.sum(error * error, axis=(-2, -1), keepdims=True)
+    small = n * _eps(matrix) ** 2
     for _ in range(_steps(lift)):
-        new = value + xp.matmul(value, error + xp.matmul(error, error))
-        new_error = identity - xp.matmul(scaled, new)
+        square = xp.matmul(error, error)
+        new_value, new_error = value + xp.matmul(value, error + square), xp.matmul(square, error)
         new_size = xp.sum(new_error * new_error, axis=(-2, -1), keepdims=True)
-        falls = new_size < size
-        value = xp.where(falls, new, value)
+        falls = xp.logical_and(new_size < size, size > small)
+        value = xp.where(falls, new_value, value)
         error = xp.where(falls, new_error, error)
         size = xp.where(falls, new_size, size)
         if truth(xp.any(falls)) is False:

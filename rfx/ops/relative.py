@@ -51,14 +51,9 @@ def relative(
     bias = _closed(xp.reshape(bias, (*heads, groups, t + s - 1)), s - 1 if is_causal else None)
     keys = masked_keys(features, key, value, mask)
     seen = _sees_any(keys.mask, bias, heads, s)
-
-    def blocks() -> Array:
-        last = s - t if is_causal else s - 1
-        return by_blocks(features, query, keys, bias, seen, last, driver)
-
-    if method == "direct":
-        return xp.reshape(blocks(), shape)
-    return xp.reshape(by_fourier(features, query, keys, bias, seen, blocks, driver), shape)
+    problem = (features, query, keys, bias, seen, driver)
+    known = None if method == "direct" else by_fourier(*problem)
+    return xp.reshape(by_blocks(*problem, known), shape)
 
 
 def _closed(bias: Array, last: int | None) -> Array:
