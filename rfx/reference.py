@@ -15,6 +15,7 @@ import numpy as np
 from rfx._xp import Array, to_numpy
 from rfx.features import DrawnMap, PlainMap
 from rfx.features.forms import (
+    CellMap,
     ChiSquaredMap,
     ComplexMap,
     CompositeMap,
@@ -174,10 +175,18 @@ def _of_form(
         if "frequency" not in held:
             return log, np.ones_like(log)
         angle = project(points, "frequency", "phase")
+        if "twist" in held:
+            angle = angle + np.sum(held["twist"][..., None, :] * points**2, axis=-1, keepdims=True)
         if not drawn.paired:
             return log, np.cos(angle)
         both = np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
         return np.concatenate([log, log], axis=-1), both
+    if isinstance(drawn, CellMap):
+        place = np.argmax(project(points), axis=-1, keepdims=True)
+        values = np.broadcast_to(
+            held["scale"][..., None, :], (*place.shape[:-1], held["scale"].shape[-1])
+        )
+        return row, np.take_along_axis(values, place, axis=-1)
     if isinstance(drawn, MonomialMap):
         powers = held["weight"]
         log = np.log(np.abs(np.where(points == 0.0, 1.0, points)))
@@ -218,8 +227,9 @@ def _products(
     for width in (0, *drawn.widths):
         value[..., :width] *= factors[..., first : first + width]
         size = np.abs(value)
-        log, value = log + np.log(np.where(size == 0.0, 1.0, size)), np.where(
-            size == 0.0, 0.0, value / np.where(size == 0.0, 1.0, size)
+        log, value = (
+            log + np.log(np.where(size == 0.0, 1.0, size)),
+            np.where(size == 0.0, 0.0, value / np.where(size == 0.0, 1.0, size)),
         )
         first += width
     columns = [value.real]
@@ -251,9 +261,15 @@ def _function(name: Any) -> Callable[[np.ndarray], np.ndarray]:
         "elu+1": lambda u: np.where(u > 0.0, u, np.expm1(np.minimum(u, 0.0))) + 1.0,
         "sigmoid": lambda u: 0.5 * (1.0 + np.tanh(0.5 * u)),
         "softplus": lambda u: np.logaddexp(0.0, u),
-        "softmax": lambda u: np.exp(u - np.logaddexp.reduce(u, axis=-1, keepdims=True)),
+        "softmax": _softmax,
+        "softmax-pair": lambda u: np.concatenate([_softmax(u), _softmax(-u)], axis=-1),
+        "exp-pair": lambda u: np.concatenate([np.exp(u), np.exp(-u)], axis=-1),
     }
     return functions[name]
+
+
+def _softmax(u: np.ndarray) -> np.ndarray:
+    return np.exp(u - np.logaddexp.reduce(u, axis=-1, keepdims=True))
 
 
 def _times(points: np.ndarray, factor: np.ndarray, held: dict[str, np.ndarray]) -> np.ndarray:

@@ -213,7 +213,8 @@ def probes(
     -------
     tuple of Probe
         Along ±e_1, ±e_d and ±ones, random pairs, the activations, y = 0, x = −y and x = y; all but
-        x = −y (positive) or x = y (signed), where the variance is zero, are at the limit.
+        x = −y (positive) or x = y (signed), where the variance is zero, are at the limit. Pairs
+        that the kernel does not take are left out.
 
     Examples
     --------
@@ -238,7 +239,17 @@ def probes(
     for name, mirror in (("x = -y", -1.0), ("x = y", 1.0)):
         half = 0.5 * radius * point if mirror == sign else point
         found.append((name, half, mirror * half))
-    return tuple(Probe(name, x / unit, y / unit) for name, x, y in found)
+    scaled = (Probe(name, x / unit, y / unit) for name, x, y in found)
+    return tuple(probe for probe in scaled if _taken(spec, probe))
+
+
+def _taken(spec: Spec, probe: Probe) -> bool:
+    """Whether the kernel takes the points: that of directions does not take 0."""
+    try:
+        spec.kernel.check(np.stack([probe.x, probe.y]), "x")
+    except ValueError:
+        return False
+    return True
 
 
 def _directions(dim: int) -> Iterator[tuple[str, np.ndarray]]:

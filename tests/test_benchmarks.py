@@ -37,9 +37,11 @@ CASES = {
     "decode": ("Token", "Prompt"),
     "features": ("Matrix", "Sampler"),
     "fwht": ("Project",),
+    "gated": ("Gated",),
     "imports": ("Import",),
     "drawing": ("Draw",),
     "error": ("Map", "Dtype", "Uniform"),
+    "landmarks": ("Landmarks",),
 }
 WITHOUT_LIBRARY = (("features", "Sampler"), ("imports", "Import"))
 NAMES = ("numpy", "torch", "jax", "torch-cuda", "jax-cuda", "cupy")

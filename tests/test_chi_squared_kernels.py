@@ -180,7 +180,7 @@ def test_exact_attention_refuses_points_outside_the_domain() -> None:
     weights = expected(AdditiveChiSquared(), x, y)
     norm = np.sum(weights, axis=-1, keepdims=True)
     assert_agrees(out, weights @ y / np.where(norm == 0.0, 1.0, norm), scale=4)
-    with pytest.raises(ValueError, match="`y` must have no negative coordinates"):
+    with pytest.raises(ValueError, match="`key` must have no negative coordinates"):
         rfx.kernel_attention(x, -y, y, kernel=AdditiveChiSquared())
 
 

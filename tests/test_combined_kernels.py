@@ -240,6 +240,8 @@ def test_terms_of_a_combination_do_not_overflow_one_another(lib: ArrayLibrary) -
     nothing = Combination((ArcCosine(1), Angular()), ((1.0, (0,)), (2.0, (0, 1))))
     assert to_numpy(nothing(zero, far)) == 0.0
     assert to_numpy(nothing.log(zero, far)) == -np.inf
+    last = lib.convert(np.asarray([[3e38]]), "float32")
+    assert_agrees(Combination((Angular(),), ((2.0, (0,)), (1.0, ())))(last, last), [[3.0]])
     huge = Combination((Gaussian(),), ((1e200, (0,)), (-1e200, (0,)), (1e300, (0,))))
     assert_agrees(huge.log(zero, zero), [[math.log(1e300)]])
 

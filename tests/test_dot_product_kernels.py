@@ -225,6 +225,17 @@ def test_log_of_polynomials_is_finite_where_powers_are_not(norm: float, lib: Arr
         assert_agrees(Polynomial(4, 0.5)(x, y), [[0.5**4]])
 
 
+def test_polynomials_of_even_powers_are_positive_and_take_zeros_at_the_end() -> None:
+    kernel = DotProduct((1.0, 0.0, 3.0, 0.0, 0.0), scale=1.0)
+    x = np.asarray([[2e25]], dtype=np.float32)
+    one = np.ones((1, 1), np.float32)
+    assert_agrees(kernel(2 * one, -3 * one), [[1.0 + 3.0 * 36.0]])
+    assert_agrees(kernel.log(x, -x), [[math.log(3.0) + 4.0 * math.log(2e25)]])
+    factor = kernel.log_and_factor(x, -x)[1]
+    assert factor is not None
+    assert factor > 0.0
+
+
 @EACH_KERNEL
 def test_gradients_are_those_of_finite_differences(kernel: Kernel) -> None:
     torch = pytest.importorskip("torch")

@@ -105,6 +105,8 @@ def test_features_are_the_function_of_the_projections(function: str) -> None:
         "sigmoid": [0.1192029220, 0.3775406688, 0.5, 0.7310585786, 0.9525741268],
         "softplus": [0.1269280110, 0.4740769842, 0.6931471806, 1.3132616875, 3.0485873516],
         "softmax": np.exp(u[0]) / np.sum(np.exp(u[0])),
+        "softmax-pair": np.concatenate([np.exp(s * u[0]) / np.sum(np.exp(s * u)) for s in (1, -1)]),
+        "exp-pair": np.exp(np.concatenate([u[0], -u[0]])),
     }[function]
     phi = Deterministic(function).draw(5, seed=0, like=u)
     assert np.allclose(phi.query(u).exp(), [want], rtol=1e-9, atol=1e-9)

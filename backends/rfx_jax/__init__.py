@@ -9,9 +9,10 @@ import jax
 from rfx.attention import State
 from rfx.attention.positional import PositionalMap
 from rfx.dispatch import FastPath
-from rfx.features import FORMS
+from rfx.features import FORMS, DrawnMap
 from rfx_jax.features import features, refuse_features
 from rfx_jax.fwht import fwht
+from rfx_jax.products import polynomial_features, refuse_polynomial
 from rfx_jax.relative import relative
 from rfx_jax.scan import bidirectional, causal, gated
 
@@ -25,10 +26,12 @@ FAST_PATHS = (
     FastPath("gated", "jax", "jax-scan", gated, _DEVICES),
     FastPath("relative", "jax", "jax-scan", relative, _DEVICES),
     FastPath("features", "jax", "jax-cosine", features, ("cpu",), refuse_features),
+    FastPath("features", "jax", "jax-compiled", polynomial_features, _DEVICES, refuse_polynomial),
     FastPath("fwht", "jax", "jax-fwht", fwht, ("cpu",)),
 )
 
-for _form in (*FORMS, PositionalMap):
+_forms: tuple[type[DrawnMap], ...] = (*FORMS, PositionalMap)
+for _form in _forms:
     _names = [f.name for f in dataclasses.fields(_form)]  # type: ignore[arg-type]  # it is one
     _statics = [name for name in _names if name not in _form.array_fields]
     jax.tree_util.register_dataclass(_form, list(_form.array_fields), _statics)

@@ -10,6 +10,7 @@ from rfx_numpy.chi_squared import chi_squared_features, refuse_chi_squared
 from rfx_numpy.features import features, refuse_features
 from rfx_numpy.fwht import fwht, refuse_fwht
 from rfx_numpy.paths import fused, refuse_form, refuse_short, threaded, threaded_gated
+from rfx_numpy.products import polynomial_features, refuse_polynomial
 from rfx_numpy.relative import refuse_relative, relative
 from rfx_numpy.step import refuse_long, step
 
@@ -19,6 +20,7 @@ _CPU = ("cpu",)
 
 FAST_PATHS = (
     FastPath("features", "numpy", "numpy-blocks", features, _CPU, refuse_features),
+    FastPath("features", "numpy", "numpy-rows", polynomial_features, _CPU, refuse_polynomial),
     FastPath("features", "numpy", "numpy-chi2", chi_squared_features, _CPU, refuse_chi_squared),
     FastPath("fwht", "numpy", "numpy-fwht", fwht, _CPU, refuse_fwht),
     FastPath("gated", "numpy", "numpy-threads", threaded_gated, _CPU, refuse_short),

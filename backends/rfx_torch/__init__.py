@@ -13,6 +13,7 @@ from rfx_torch.fused import refuse
 from rfx_torch.fwht import fwht, refuse_fwht
 from rfx_torch.module import FeatureModule
 from rfx_torch.paths import run, run_gated
+from rfx_torch.products import polynomial_features, refuse_polynomial
 from rfx_torch.relative import relative
 from rfx_torch.step import compiled_step, refuse_step, step
 
@@ -34,6 +35,7 @@ FAST_PATHS = (
     FastPath("gated", "torch", "torch-stream", run_gated, _ANY),
     FastPath("relative", "torch", "torch-stream", relative, _ANY),
     FastPath("features", "torch", "torch-blocks", features, ("cpu",), refuse_features),
+    FastPath("features", "torch", "torch-rows", polynomial_features, ("cpu",), refuse_polynomial),
     FastPath("fwht", "torch", "torch-fwht", fwht, ("cpu",), refuse_fwht),
     *(
         FastPath(op, "torch", name, partial(run, name, op == "causal"), devices, refusal)

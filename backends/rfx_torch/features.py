@@ -13,7 +13,7 @@ from rfx.ops.features import log_and_factor
 from rfx_torch.memory import empty
 from rfx_torch.refusals import refuse_empty, refuse_forward_mode
 
-__all__ = ["features", "refuse_features"]
+__all__ = ["features", "refuse_features", "refuse_in_place"]
 
 _ROWS = 1024
 
@@ -42,9 +42,13 @@ def features(features: TrigonometricMap, x: Tensor, *, side: str) -> tuple[Tenso
 
 def refuse_features(features: DrawnMap, x: Tensor, **_: Any) -> str | None:
     """What the path does not serve."""
+    return refuse_other(features, TrigonometricMap) or refuse_in_place(features, x)
+
+
+def refuse_in_place(features: DrawnMap, x: Tensor) -> str | None:
+    """What no path serves that writes rows of features in place."""
     return (
-        refuse_other(features, TrigonometricMap)
-        or _refuse_own_heads(features)
+        _refuse_own_heads(features)
         or refuse_empty(x)
         or _refuse_tracing()
         or refuse_forward_mode()

@@ -1,8 +1,8 @@
 """The loop over chunks as one operator, for torch.compile: traced, it would unroll every chunk.
 
 The operator takes its tensors as one list: the arrays of a map, then query, key, value, the carry,
-and logs of gates and weights where there are any. A number stands for the rest of the map, found while compiling. The gradient is another
-operator, which runs the loop again with autograd.
+and logs of gates and weights where there are any. A number stands for the rest of the map, found
+while compiling. The gradient is another operator, which runs the loop again with autograd.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _run(
         if gates:
             log_gate, log_weight = [*gates, None][:2]
             normalize = kind == "normalized"
-            options = {"normalize": normalize, "chunk_size": chunk_size}
+            options: dict[str, Any] = {"normalize": normalize, "chunk_size": chunk_size}
             out, after = stream_gated(*args, log_gate, log_weight, **options)
         else:
             out, after = LOOPS[loop](kind == "causal", *args, chunk_size=chunk_size)

@@ -1,4 +1,4 @@
-"""Logs of gates for `rfx.gated_attention`: constant decay, and the gate of random feature attention."""
+"""Logs of gates for `rfx.gated_attention`: constant decay, and random feature attention's gate."""
 
 from __future__ import annotations
 

@@ -50,6 +50,9 @@ def _plan(
         )
     if is_causal:
         _check.causal_lengths(query, key)
+    kernel = Softmax() if kernel is None else kernel
+    kernel.check(query, "query")
+    kernel.check(key, "key", mask)
     return None, (query, key, value), {}
 
 
@@ -149,7 +152,8 @@ def _add_block(
     if mask is not None:  # masked keys and values may hold NaN
         key = xp.where(mask[..., None], key, xp.zeros_like(key))
         value = xp.where(mask[..., None], value, xp.zeros_like(value))
-    folded, factor = kernel.log_and_factor(fold_heads(query, heads), key)
+    with full_precision(query):  # unchecked: masked keys, which are 0 now, may be refused
+        folded, factor = kernel._log_and_factor(fold_heads(query, heads), key)
     log = xp.astype(unfold_heads(folded, query), dtype, copy=False)
     seen = _seen(log, query, rows, columns, mask, first_row)
     if seen is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rfx import _check
 from rfx._xp import Array, namespace
-from rfx.attention.linear import _check_features, linear_attention
+from rfx.attention.linear import _check_features, _check_values, linear_attention
 from rfx.attention.positional import PositionalMap, placed_with, positions
 from rfx.attention.state import State, check_kind
 from rfx.features import DrawnMap
@@ -207,6 +207,7 @@ def attend_with_positions(
     """Linear attention with φ(x_i) ⊗ p(i); the arrays are checked to be points."""
     _check_features(features, query, key)
     _check.mask(mask, key)
+    _check_values(features, query, key, mask)
     start: Any = 0
     if initial_state is not None:
         check_kind("initial_state", initial_state)
@@ -220,7 +221,7 @@ def attend_with_positions(
     query_position = of_queries(positions(like, t, first))
     key_position = of_keys(positions(like, s, start))
     positional = PositionalMap(features.spec, features, features.fingerprint, count)
-    output = linear_attention(
+    return linear_attention(
         placed_with(features, query, query_position, key, "query"),
         placed_with(features, key, key_position, key, "key"),
         value,
@@ -230,4 +231,3 @@ def attend_with_positions(
         initial_state=initial_state,
         **options,
     )
-    return output

@@ -6,7 +6,7 @@ from typing import Any
 
 from rfx import _check
 from rfx._xp import Array, namespace, truth
-from rfx.attention.linear import _check_features, _placed
+from rfx.attention.linear import _check_features, _check_values, _placed
 from rfx.attention.state import State, check_initial, check_kind, from_carry, to_carry
 from rfx.dispatch import Op, check_implementation, planned
 from rfx.features import DrawnMap
@@ -40,6 +40,7 @@ def _plan(
     _check.attention(query, key, value)
     _check_features(features, query, key)
     _check.mask(mask, key)
+    _check_values(features, query, key, mask)
     if query.shape[-2] != key.shape[-2]:
         raise ValueError(
             "gated attention needs as many queries as keys, since each position is a step of the "
@@ -93,11 +94,11 @@ def gated_attention(
     chunk_size: int | None = None,
     implementation: str | None = None,
 ) -> Array | tuple[Array, State]:
-    """φ(q_i)·S_i / φ(q_i)·z_i, where S_i = g_i S_{i-1} + w_i φ(k_i) v_i and z_i = g_i z_{i-1} + w_i φ(k_i).
+    """φ(q_i)·S_i / φ(q_i)·z_i, where S_i = g_i S_{i-1} + w_i φ(k_i) v_i.
 
-    Causal attention that forgets: the weight of key k for query i is multiplied by the gates behind
-    k up to i. With gates of 1 it is ``rfx.linear_attention(..., is_causal=True)``. It is computed
-    by chunks in parallel, in log space, in time linear in the length.
+    z_i is the same sum without values. Causal attention that forgets: the weight of key k for query
+    i is multiplied by the gates behind k up to i. With gates of 1 it is causal
+    `rfx.linear_attention`. It is computed by chunks, in log space, in time linear in the length.
 
     Parameters
     ----------

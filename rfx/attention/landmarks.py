@@ -102,7 +102,7 @@ class Uniform(Rule):
         _check_seed(self.seed)
 
     def choose(self, points: Array, mask: Array | None = None) -> Landmarks:
-        priority = np.random.default_rng(self.seed).random(points.shape[-2])
+        priority = _random(self.seed, points.shape[-2])
         if mask is None:
             xp = namespace(points)
             chosen = np.argsort(priority)[: self.num]
@@ -245,7 +245,7 @@ class Leverage(Rule):
         own = kernel(x[..., None, :], x[..., None, :])[..., 0, 0]
         score = xp.clip((own - explained) / self.ridge, 1e-6, 1.0)
         # The least of exponential times divided by the scores: a draw without replacement.
-        times = np.random.default_rng([self.seed, 1]).exponential(size=x.shape[-2])
+        times = -np.log1p(-_random(self.seed, x.shape[-2], 1))
         if mask is None:
             shape = (1,) * (x.ndim - 2) + times.shape
             priority = from_numpy(times.reshape(shape), x, x.dtype)
@@ -300,7 +300,9 @@ def check_call(kernel: Kernel | None, ridge: float, inverse: Inverse, is_causal:
     if not isinstance(ridge, numbers.Real) or isinstance(ridge, bool):
         raise TypeError(f"`ridge` must be a number, got {ridge!r}; pass a float of at least 0")
     if not (math.isfinite(ridge) and ridge >= 0.0):
-        raise ValueError(f"`ridge` must be finite and at least 0, got {ridge!r}; pass for example 0")
+        raise ValueError(
+            f"`ridge` must be finite and at least 0, got {ridge!r}; pass for example 0"
+        )
     if inverse not in INVERSES:
         raise ValueError(f"`inverse` must be one of {', '.join(INVERSES)}, got {inverse!r}")
     if is_causal:
@@ -308,6 +310,15 @@ def check_call(kernel: Kernel | None, ridge: float, inverse: Inverse, is_causal:
             "causal landmarks are not possible: a landmark that one query may see lies in the "
             "future of another; use rfx.linear_attention with is_causal=True"
         )
+
+
+def _random(seed: int, n: int, stream: int = 0) -> np.ndarray:
+    """Numbers in [0, 1), of which the first do not depend on how many there are."""
+    return np.random.default_rng([seed, stream]).random(n)
+
+
+# What torch.compiler.assume_constant_result sets: NumPy's generators cannot be traced.
+_random._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check_seed(seed: int) -> None:

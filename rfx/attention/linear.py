@@ -37,6 +37,7 @@ def _plan(
     _check.attention(query, key, value)
     _check_features(features, query, key)
     _check.mask(mask, key)
+    _check_values(features, query, key, mask)
     if initial_state is not None:
         check_initial(initial_state, features, key, value)
     elif is_causal:
@@ -168,6 +169,12 @@ def _check_features(features: DrawnMap, query: Array, key: Array) -> None:
     check_drawn(features, "query")
     _check.map_serves(features, query, "query")
     _check.map_heads(features, key, "key")
+
+
+def _check_values(features: DrawnMap, query: Array, key: Array, mask: Array | None) -> None:
+    """Refuse points that the kernel does not take; masked keys may be anything."""
+    features.check_values(query, "query")
+    features.check_values(key, "key", mask)
 
 
 def _chunk_size(is_causal: bool) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rfx import _check
 from rfx._xp import Array, library, namespace
-from rfx.attention.linear import _check_features, _placed
+from rfx.attention.linear import _check_features, _check_values, _placed
 from rfx.dispatch import Op, check_implementation, planned
 from rfx.features import DrawnMap
 from rfx.ops.relative import relative
@@ -34,6 +34,7 @@ def _plan(
     _check.attention(query, key, value)
     _check_features(features, query, key)
     _check.mask(mask, key)
+    _check_values(features, query, key, mask)
     if is_causal:
         _check.causal_lengths(query, key)
     _check_bias(bias, query, key)

@@ -147,7 +147,7 @@ def skyformer_attention(
 def _candidates(
     query: Array, key: Array, mask: Array | None, query_mask: Array | None
 ) -> tuple[Array, Array | None]:
-    """Queries and the keys that they attend to, shape (..., Hq, t + s, d), and which may be taken."""
+    """Queries with the keys that they attend to, (..., Hq, t + s, d), and which may be taken."""
     xp = namespace(query)
     if key.ndim > 2:
         key = repeat_heads(key, query.shape[-3], axis=-3)

@@ -91,7 +91,7 @@ def soft_attention(
     mask : Array of bool, optional
         True for tokens to keep, of shape (t,) or of the shape of ``query`` without its last axis,
         where an axis may be 1. A masked token is absent from what others attend to and from the
-        landmarks.
+        landmarks, and its own row is 0.
     inverse : {"iteration", "decomposition"}
         Matrix products only, or eigenvalues.
     is_causal : bool
@@ -142,23 +142,22 @@ def soft_attention(
     xp, dtype = namespace(query), working_dtype(query)
     q, v = (xp.astype(a, dtype, copy=False) for a in (query, value))
     kernel = landmark_kernel(kernel, q)
+    q, v = visible(q, mask), visible(v, mask)  # padding may hold NaN
     points, present = rule.choose(q, mask)
-    key, v = visible(q, mask), visible(v, mask)  # padding may hold NaN
     among = landmark_gram(kernel, points, present)
 
     def attend(values: Array) -> Array:
-        seen = visible(kernel_product(kernel, points, key, values), present)
+        seen = visible(kernel_product(kernel, points, q, values), present)
         weights = solve(among, seen, ridge=ridge, inverse=inverse)
         return kernel_product(kernel, q, points, weights)
 
     if normalize:
         ones = full(v, (*v.shape[:-1], 1), 1.0, dtype)
         scale = _inverse_root(attend(visible(ones, mask)))
-        # A masked token may hold NaN, and so may its row.
-        out = scale * attend(visible(scale, mask) * v)
+        out = scale * attend(scale * v)
     else:
         out = attend(v)
-    return xp.astype(out, value.dtype, copy=False)
+    return xp.astype(visible(out, mask), value.dtype, copy=False)
 
 
 def _inverse_root(sums: Array) -> Array:

@@ -13,6 +13,7 @@ from rfx.features._side import LogFeatures, Side
 from rfx.features._spec import Costs, RandomSpec, Spec
 from rfx.features.forms import (
     FORMS,
+    CellMap,
     ChiSquaredMap,
     ComplexMap,
     CompositeMap,
@@ -29,17 +30,24 @@ from rfx.projections import Orthogonal
 
 if TYPE_CHECKING:
     from rfx.features.aligned import Aligned
+    from rfx.features.angular_hybrid import AngularHybrid
     from rfx.features.chi_squared import AdditiveChiSquared
+    from rfx.features.clustered import Clustered
     from rfx.features.combination import Combination
+    from rfx.features.complex_exponential import ComplexExponential
     from rfx.features.dense import SDERF
     from rfx.features.geometric import Geometric
+    from rfx.features.hybrid import Hybrid, Weight
+    from rfx.features.learned import Dark, Hedgehog
     from rfx.features.maclaurin import Maclaurin
+    from rfx.features.normalized import Normalized
     from rfx.features.optimal import Optimal
     from rfx.features.pointwise import Deterministic, Generalized
     from rfx.features.poisson import Poisson
     from rfx.features.polysketch import PolySketch
     from rfx.features.positive import Positive
     from rfx.features.random_tables import GERF, OPRF
+    from rfx.features.rfa import RFA
     from rfx.features.sketches import ProductSketch, TensorSketch
     from rfx.features.taylor import Taylor
     from rfx.features.trigonometric import Trigonometric
@@ -53,23 +61,32 @@ __all__ = [
     "GERF",
     "NAMES",
     "OPRF",
+    "RFA",
     "SDERF",
     "AdditiveChiSquared",
     "Aligned",
+    "AngularHybrid",
+    "CellMap",
     "ChiSquaredMap",
+    "Clustered",
     "Combination",
+    "ComplexExponential",
     "ComplexMap",
     "CompositeMap",
     "Costs",
+    "Dark",
     "Deterministic",
     "DrawnMap",
     "ExponentialMap",
     "Generalized",
     "Geometric",
+    "Hedgehog",
+    "Hybrid",
     "LogFeatures",
     "Maclaurin",
     "Moments",
     "MonomialMap",
+    "Normalized",
     "Optimal",
     "PlainMap",
     "PointMoments",
@@ -87,6 +104,7 @@ __all__ = [
     "Trigonometric",
     "TrigonometricMap",
     "Universal",
+    "Weight",
     "gram",
     "load",
     "named",
@@ -98,23 +116,32 @@ _find = on_demand(
     {
         "AdditiveChiSquared": "chi_squared",
         "Aligned": "aligned",
+        "AngularHybrid": "angular_hybrid",
+        "Clustered": "clustered",
         "Combination": "combination",
+        "ComplexExponential": "complex_exponential",
+        "Dark": "learned",
         "Deterministic": "pointwise",
         "GERF": "random_tables",
         "Generalized": "pointwise",
         "Geometric": "geometric",
+        "Hedgehog": "learned",
+        "Hybrid": "hybrid",
         "Maclaurin": "maclaurin",
+        "Normalized": "normalized",
         "OPRF": "random_tables",
         "Optimal": "optimal",
         "Poisson": "poisson",
         "PolySketch": "polysketch",
         "Positive": "positive",
         "ProductSketch": "sketches",
+        "RFA": "rfa",
         "SDERF": "dense",
         "Taylor": "taylor",
         "TensorSketch": "sketches",
         "Trigonometric": "trigonometric",
         "Universal": "universal",
+        "Weight": "hybrid",
     },
 )
 
@@ -149,6 +176,13 @@ def _aligned(base: str, center: str | None, transform: str | None) -> Callable[.
     return make
 
 
+def _normalized(base: str, **defaults: Any) -> Callable[..., Spec]:
+    def make(*args: Any, **hyperparameters: Any) -> Spec:
+        return _kind("Normalized")(_kind(base, **defaults)(*args, **hyperparameters))
+
+    return make
+
+
 NAMES: dict[str, Callable[..., Spec]] = {
     "favor": _kind("Trigonometric"),
     "favor-offset": _kind("Trigonometric", offset=True),
@@ -171,6 +205,10 @@ NAMES: dict[str, Callable[..., Spec]] = {
     "squared-relu": _kind("Deterministic", function="squared-relu"),
     "identity": _kind("Deterministic", function="identity"),
     "softmax-features": _kind("Deterministic", function="softmax"),
+    "rfa": _kind("RFA"),
+    "rfa-arccos": _normalized("Generalized", epsilon=0.0),
+    "hedgehog": _kind("Hedgehog"),
+    "dark": _kind("Dark"),
     "urf": _kind("Universal"),
     "maclaurin": _kind("Maclaurin"),
     "tensorsketch": _kind("TensorSketch"),
@@ -180,7 +218,14 @@ NAMES: dict[str, Callable[..., Spec]] = {
 }
 """Factories of specs by the papers' names."""
 
-_AS_WIDE_AS_THE_POINTS = ("elu+1", "squared-relu", "identity", "softmax-features", "taylor")
+_AS_WIDE_AS_THE_POINTS = (
+    "elu+1",
+    "squared-relu",
+    "identity",
+    "softmax-features",
+    "hedgehog",
+    "taylor",
+)
 
 
 def _ready(name: str) -> Spec:

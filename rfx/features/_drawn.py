@@ -177,9 +177,9 @@ class DrawnMap(ABC):
         """Maps of one head each, on the host, with arrays of equal shapes and equal statics."""
         return maps
 
-    def check_values(self, x: Array, name: str) -> None:
-        """Refuse points outside the domain of the map, where their values are known."""
-        return
+    def check_values(self, x: Array, name: str, keep: Array | None = None) -> None:
+        """Refuse points outside the domain of the kernel, as `rfx.kernels.Kernel.check` does."""
+        self.kernel.check(x, name, keep)
 
     def to_like(self, array: Array) -> Self:
         """The same map on the library and device of ``array``, in its working dtype.

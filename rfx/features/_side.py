@@ -47,7 +47,9 @@ class Side(NamedTuple):
     shift : shape (d,), or None for 0.
     transform : T, shape (d,) for a diagonal one or (d, r), or None for the identity.
     frequency, phase : shapes of weight and bias, for maps with angles z @ frequency + phase.
-    scale : shape (m,), or None for 1: factors of the features of a `PolynomialMap`.
+    scale : shape (m,), or None for 1: factors of the features of a `PolynomialMap`; shape (w,)
+        for a `CellMap`, its values.
+    twist : shape (d,), or None for 0: angles have the term Σ twist z² besides.
     """
 
     weight: Weight
@@ -61,6 +63,7 @@ class Side(NamedTuple):
     frequency: Weight | None = None
     phase: Array | None = None
     scale: Array | None = None
+    twist: Array | None = None
 
     @property
     def moves(self) -> bool:
@@ -82,8 +85,12 @@ class Side(NamedTuple):
         return _projected(z, self.weight, self.bias)
 
     def angle(self, z: Array) -> Array:
-        """``z @ frequency + phase`` in the map's dtype, shape (..., t, w)."""
-        return _projected(z, self.frequency, self.phase)
+        """``z @ frequency + phase + z² @ twist`` in the map's dtype, shape (..., t, w)."""
+        angle = _projected(z, self.frequency, self.phase)
+        if self.twist is None:
+            return angle
+        z = namespace(z).astype(z, self.weight.dtype, copy=False)
+        return angle + namespace(z).matmul(z * z, self.twist[..., :, None])
 
     def row_term(self, z: Array) -> Array:
         """The part of the log that is common to all features of a row, shape (..., t, 1)."""

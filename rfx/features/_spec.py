@@ -53,6 +53,10 @@ class Spec(ABC):
     kernel: Kernel
     paper: ClassVar[str]
 
+    changes_kernel: ClassVar[bool] = False
+    """Whether arrays of the map are a part of its kernel, not only of the estimate: trained, it
+    estimates another one. All other claims are of the map as it is drawn."""
+
     @property
     def needs(self) -> Literal["nothing", "moments", "points"]:
         """What of the data a map is fitted to."""
@@ -165,6 +169,8 @@ class Spec(ABC):
         for name, points in (("x", x), ("y", y)) if drawn is not None else ():
             _check.map_serves(drawn, points, name)
             _check.map_heads(drawn, points, name)
+        self.kernel.check(x, "x")
+        self.kernel.check(y, "y")
 
     def _relative_variance(
         self, x: Array, y: Array, drawn: DrawnMap | None

@@ -19,7 +19,7 @@ from rfx.kernels import Combination as CombinedKernel
 from rfx.kernels import Kernel
 from rfx.kernels._scaled import Scaled, product, total
 
-__all__ = ["Combination", "Composed", "Factor"]
+__all__ = ["Combination", "Composed", "Factor", "FittedKernel", "checked_specs", "width"]
 
 
 class Factor(Spec):
@@ -28,6 +28,17 @@ class Factor(Spec):
     @abstractmethod
     def mean(self, x: Array, y: Array, drawn: DrawnMap | None) -> tuple[Array, Array | None]:
         """Mean of one entry of `rfx.gram` over draws, as (log, factor); a factor of None is 1."""
+
+
+@dataclass(frozen=True)
+class FittedKernel(Kernel):
+    """The kernel of a factor whose mean depends on what was fitted."""
+
+    def _log(self, x: Array, y: Array) -> Array:
+        raise TypeError(
+            "this kernel depends on what was fitted, so it has no value of its own; "
+            "ask the kernel of the whole map"
+        )
 
 
 class Composed(Spec):
@@ -43,12 +54,6 @@ class Composed(Spec):
     @property
     def kernel(self) -> Kernel:  # type: ignore[override]
         return CombinedKernel(tuple(m.kernel for m in self.maps), self.terms)
-
-    @property
-    def num_features(self) -> int:
-        """Output columns, m."""
-        widths = [int(spec.num_features) for spec in self.maps]  # type: ignore[attr-defined]
-        return columns(widths, self.terms)
 
     @property
     def needs(self) -> Literal["nothing", "moments", "points"]:
@@ -197,6 +202,11 @@ class Combination(Composed):
         if left:
             raise ValueError(f"`maps[{min(left)}]` is in no term of {self.terms}; leave it out")
 
+    @property
+    def num_features(self) -> int:
+        """Output columns, m."""
+        return width(self)
+
     def replace(self, **hyperparameters: Any) -> Self:
         own = {
             name: hyperparameters.pop(name) for name in ("maps", "terms") if name in hyperparameters
@@ -205,6 +215,12 @@ class Combination(Composed):
             specs = own.get("maps", self.maps)
             own["maps"] = tuple(spec.replace(**hyperparameters) for spec in specs)
         return super().replace(**own)
+
+
+def width(spec: Composed) -> int:
+    """Output columns, where those of all maps are known before they are drawn."""
+    widths = [int(each.num_features) for each in spec.maps]  # type: ignore[attr-defined]
+    return columns(widths, spec.terms)
 
 
 def checked_specs(name: str, specs: Any) -> tuple[Spec, ...]:

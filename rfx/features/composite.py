@@ -159,9 +159,9 @@ class CompositeMap(DrawnMap):
         rows = zip(*columns, strict=True)
         return [cls.made(m.spec, row, m.terms) for m, row in zip(maps, rows, strict=True)]
 
-    def check_values(self, x: Array, name: str) -> None:
+    def check_values(self, x: Array, name: str, keep: Array | None = None) -> None:
         for drawn in self.maps:
-            drawn.check_values(x, name)
+            drawn.check_values(x, name, keep)
 
 
 def columns(widths: Sequence[int], terms: Sequence[Term]) -> int:

@@ -9,6 +9,7 @@ from rfx._xp import Array, namespace
 from rfx.features._drawn import DrawnMap
 from rfx.features._plain import PlainMap
 from rfx.features._side import LogFeatures, Side
+from rfx.features.cell_map import CellMap
 from rfx.features.chi_squared_map import ChiSquaredMap
 from rfx.features.composite import CompositeMap
 from rfx.features.products import PolynomialMap
@@ -18,6 +19,7 @@ from rfx.projections.structured import Structured
 
 __all__ = [
     "FORMS",
+    "CellMap",
     "ChiSquaredMap",
     "ComplexMap",
     "CompositeMap",
@@ -122,6 +124,10 @@ class PointwiseMap(PlainMap):
     description: ClassVar[str] = "pointwise"
 
     @property
+    def columns(self) -> int:
+        return functions.known(self.function).columns
+
+    @property
     def epsilon(self) -> float:
         """ε of the spec, or 0; a number of the map's own would become an input of graphs."""
         return float(getattr(self.spec, "epsilon", 0.0))
@@ -139,6 +145,7 @@ FORMS: tuple[type[DrawnMap], ...] = (
     PolynomialMap,
     CompositeMap,
     ChiSquaredMap,
+    CellMap,
 )
 
 

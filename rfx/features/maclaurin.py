@@ -131,7 +131,7 @@ class Maclaurin(Spec):
     def log_constant(self) -> float:
         return 0.0
 
-    def check_points(self, x: Array, name: str) -> None:
+    def check_points(self, x: Array, name: str, keep: Array | None = None) -> None:
         """Refuse points of norm 1 or more, where the series converges up to there only."""
         if self.kernel.radius == math.inf:
             return
@@ -140,6 +140,8 @@ class Maclaurin(Spec):
         squares = xp.sum(x * x, axis=-1)
         closed = self.kernel.series == "sqrt"
         most = 1.0 + 32.0 * float(xp.finfo(x.dtype).eps)
+        if keep is not None:
+            squares = xp.where(keep, squares, xp.zeros_like(squares))
         if truth(xp.any(squares > most if closed else squares >= 1.0)):
             raise ValueError(
                 f"`{name}` must have points with scale |x|² {'at most' if closed else 'below'} 1 "

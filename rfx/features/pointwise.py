@@ -198,6 +198,7 @@ class Deterministic(Spec):
     kernel: Kernel = None  # type: ignore[assignment]  # until __post_init__
 
     paper: ClassVar[str] = "Katharopoulos et al. 2020"
+    changes_kernel: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kernel", _target(self.kernel, self._own_kernel))

@@ -58,11 +58,11 @@ class PolynomialMap(PlainMap):
         features = self.widths[0] if scale is None else int(scale.shape[-1])
         return self.columns * features - self.real
 
-    def check_values(self, x: Array, name: str) -> None:
-        super().check_values(x, name)
+    def check_values(self, x: Array, name: str, keep: Array | None = None) -> None:
+        super().check_values(x, name, keep)
         check = getattr(self.spec, "check_points", None)  # of a spec whose kernel takes pairs
         if check is not None:
-            check(x, name)
+            check(x, name, keep)
 
     def evaluate(self, side: Side, z: Array) -> LogFeatures:
         """Each degree on its own, divided by its largest entry, and then all at one scale.

@@ -76,9 +76,9 @@ class Universal(Spec):
         Output columns, m.
     function : str or callable
         f: "gaussian" (exp(−u²/2)), "sech", "cos" and "sin" have waves that are known, and give f to
-        rounding where |u| <= 20. An elementwise function of `Generalized`, or a callable (of NumPy
-        arrays too), gets a series that is within ``tolerance`` where |u| <= ``limit``, and estimates
-        that; outside, it is another function.
+        rounding where |u| <= 20. For an elementwise function of `Generalized`, or for a callable
+        (which must take NumPy arrays too), a series is made that is within ``tolerance`` of it
+        where |u| <= ``limit``, and another function elsewhere. The estimate is of the series.
     norms : (float, float), optional
         Of typical inputs and weights. Fitted by default: roots of the mean squares.
     bias : bool

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rfx.kernels.neuron import Neuron
     from rfx.kernels.normalized import Angular, Normalized
     from rfx.kernels.pointwise import ArcCosine, Expectation, Pointwise
+    from rfx.kernels.rescaled import Rescaled
     from rfx.kernels.stationary import Cauchy, Laplace, Matern, RationalQuadratic, Stationary
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Pointwise",
     "Polynomial",
     "RationalQuadratic",
+    "Rescaled",
     "SignedKernel",
     "SkewedChiSquared",
     "Softmax",
@@ -57,6 +59,7 @@ __getattr__ = on_demand(
         "Pointwise": "pointwise",
         "Polynomial": "dot_product",
         "RationalQuadratic": "stationary",
+        "Rescaled": "rescaled",
         "SkewedChiSquared": "chi_squared",
         "Stationary": "stationary",
     },

@@ -6,9 +6,9 @@ import math
 from abc import ABC, abstractmethod
 
 from rfx import _check
-from rfx._xp import Array, full_precision, namespace
+from rfx._xp import Array, full_precision, namespace, truth
 
-__all__ = ["Kernel", "SignedKernel"]
+__all__ = ["Kernel", "SignedKernel", "any_kept"]
 
 
 class Kernel(ABC):
@@ -62,7 +62,9 @@ class Kernel(ABC):
         with full_precision(x):
             return self._log_and_factor(x, y)
 
-    def check(self, x: Array, name: str) -> None:  # noqa: B027 - a hook, not an abstract method
+    def check(  # noqa: B027 - a hook, not an abstract method
+        self, x: Array, name: str, keep: Array | None = None
+    ) -> None:
         """Refuse points on which the kernel is not defined; most kernels take all.
 
         Parameters
@@ -70,6 +72,8 @@ class Kernel(ABC):
         x : Array, shape (..., t, d)
         name : str
             Of the argument, for the message.
+        keep : Array of bool, shape (..., t), optional
+            False for points that do not count, whatever they are.
 
         Raises
         ------
@@ -112,3 +116,14 @@ class SignedKernel(Kernel):
         nothing = factor == 0.0
         size = xp.log(xp.where(nothing, xp.ones_like(factor), xp.abs(factor)))
         return xp.where(nothing, xp.full_like(log, -float("inf")), log + size)
+
+
+def any_kept(outside: Array, keep: Array | None) -> bool | None:
+    """Whether any point is outside, (..., t, d) or (..., t, 1), of those to keep (..., t).
+
+    None while it is traced and has no value.
+    """
+    xp = namespace(outside)
+    if keep is not None:
+        outside = xp.logical_and(outside, keep[..., None])
+    return truth(xp.any(outside))

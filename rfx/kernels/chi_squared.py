@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rfx import _check
-from rfx._xp import Array, namespace, truth, working_dtype
-from rfx.kernels._base import Kernel
+from rfx._xp import Array, namespace, working_dtype
+from rfx.kernels._base import Kernel, any_kept
 from rfx.kernels._coordinates import sum_over_pairs
 from rfx.kernels.stationary import Stationary
 
@@ -36,9 +36,8 @@ class AdditiveChiSquared(Kernel):
     array([[4.]])
     """
 
-    def check(self, x: Array, name: str) -> None:
-        xp = namespace(x)
-        if truth(xp.any(x < 0.0)):
+    def check(self, x: Array, name: str, keep: Array | None = None) -> None:
+        if any_kept(x < 0.0, keep):
             raise ValueError(
                 f"`{name}` must have no negative coordinates for {self!r}; shift the points or "
                 "clip them at 0"
@@ -108,9 +107,9 @@ class SkewedChiSquared(Stationary):
         value = _check.positive_number("skewedness", self.skewedness)
         object.__setattr__(self, "skewedness", value)
 
-    def check(self, x: Array, name: str) -> None:
-        xp = namespace(x)
-        if truth(xp.any(xp.astype(x, working_dtype(x), copy=False) <= -self.skewedness)):
+    def check(self, x: Array, name: str, keep: Array | None = None) -> None:
+        wide = namespace(x).astype(x, working_dtype(x), copy=False)
+        if any_kept(wide <= -self.skewedness, keep):
             raise ValueError(
                 f"`{name}` must have coordinates above {-self.skewedness} for {self!r}; shift the "
                 "points or take a larger skewedness"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rfx._xp import Array, namespace, working_dtype
+from rfx._xp import Array, full, working_dtype
 from rfx.kernels._base import Kernel, SignedKernel
 from rfx.kernels._scaled import Scaled, product, total
 
@@ -66,16 +66,14 @@ class Combination(SignedKernel):
         checked = tuple(_term(n, term, len(kernels)) for n, term in enumerate(terms))
         object.__setattr__(self, "terms", checked)
 
-    def check(self, x: Array, name: str) -> None:
+    def check(self, x: Array, name: str, keep: Array | None = None) -> None:
         for kernel in self.kernels:
-            kernel.check(x, name)
+            kernel.check(x, name, keep)
 
     def _log_and_factor(self, x: Array, y: Array) -> tuple[Array, Array]:
-        xp = namespace(x)
         used = {i for _, which in self.terms for i in which}
         parts = {i: Scaled(*self.kernels[i]._log_and_factor(x, y)) for i in used}
-        pairs = xp.matmul(x[..., :1], xp.matrix_transpose(y[..., :1]))
-        like = xp.zeros_like(pairs, dtype=working_dtype(x))
+        like = full(x, (*x.shape[:-1], y.shape[-2]), 0.0, working_dtype(x))
         return total([product(like, c, [parts[i] for i in which]) for c, which in self.terms])
 
 

@@ -24,7 +24,8 @@ class Function(NamedTuple):
 
     positive : whether f is never negative.
     order : of the arc-cosine kernel that f gives with Gaussian frequencies, if it gives one.
-    elementwise : False where f looks at the whole row.
+    elementwise : False where f looks at the whole row, or gives more numbers than it takes.
+    columns : values for each number.
     """
 
     inner: Callable[[Array], Array]
@@ -33,6 +34,7 @@ class Function(NamedTuple):
     positive: bool = False
     order: int | None = None
     elementwise: bool = True
+    columns: int = 1
 
 
 def known(function: FunctionName) -> Function:
@@ -159,6 +161,14 @@ def _log_softmax(u: Array) -> Array:
     return near - xp.log(xp.sum(xp.exp(near), axis=-1, keepdims=True))
 
 
+def _pair(u: Array) -> Array:
+    return namespace(u).concat([u, -u], axis=-1)
+
+
+def _log_softmax_pair(u: Array) -> Array:
+    return namespace(u).concat([_log_softmax(u), _log_softmax(-u)], axis=-1)
+
+
 FUNCTIONS: dict[str, Function] = {
     "step": Function(_step, positive=True, order=0),
     "relu": Function(_relu, positive=True, order=1),
@@ -172,6 +182,10 @@ FUNCTIONS: dict[str, Function] = {
     "sigmoid": Function(_log_sigmoid, is_log=True, positive=True),
     "softplus": Function(_log_softplus, is_log=True, positive=True),
     "softmax": Function(_log_softmax, is_log=True, positive=True, elementwise=False),
+    "softmax-pair": Function(
+        _log_softmax_pair, is_log=True, positive=True, elementwise=False, columns=2
+    ),
+    "exp-pair": Function(_pair, is_log=True, positive=True, elementwise=False, columns=2),
 }
-"""By name. step is 1 where u > 0 and else 0, and sign 0 at 0; gelu is the form with tanh; softmax is
-over a row."""
+"""By name. step is 1 where u > 0 and else 0, and sign 0 at 0; gelu is the form with tanh; softmax
+is over a row; pairs are of u and −u."""

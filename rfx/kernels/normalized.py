@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rfx._xp import Array, namespace, truth
+from rfx._xp import Array, namespace
 from rfx.kernels._arc_cosine import angles, polar
-from rfx.kernels._base import Kernel, SignedKernel
+from rfx.kernels._base import Kernel, SignedKernel, any_kept
 
 __all__ = ["Angular", "Normalized"]
 
@@ -48,14 +48,14 @@ class Normalized(SignedKernel):
                 "pass for example rfx.kernels.Gaussian()"
             )
 
-    def check(self, x: Array, name: str) -> None:
+    def check(self, x: Array, name: str, keep: Array | None = None) -> None:
         direction, _, nothing = polar(x)
-        if truth(namespace(x).any(nothing)):
+        if any_kept(nothing, keep):
             raise ValueError(
                 f"`{name}` must have no point that is 0, which has no direction; leave it out, or "
                 "add a constant coordinate to all points"
             )
-        self.kernel.check(direction, name)
+        self.kernel.check(direction, name, keep)
 
     def _values(self, x: Array, y: Array) -> Array:
         return self.kernel._values(polar(x)[0], polar(y)[0])

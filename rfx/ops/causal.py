@@ -114,9 +114,7 @@ def _by_running_maximum(carry: Carry, feature: Array, keys: Keys) -> Part:
     return pair_sums(carry, feature, keys.feature, keys.value, decay, kept, running)
 
 
-def by_pair_logs(
-    seen: Array, pair_log: Array, carry_log: Array
-) -> tuple[Array, Array, Array]:
+def by_pair_logs(seen: Array, pair_log: Array, carry_log: Array) -> tuple[Array, Array, Array]:
     """Weights of pairs and of the carry divided by exp of each row's largest log, and that log."""
     xp = namespace(pair_log)
     pair_log = xp.where(

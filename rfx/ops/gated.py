@@ -34,7 +34,7 @@ Result = tuple[Carry, Part]
 def _step(
     features: Any,
     carry: Carry,
-    chunk: tuple[Array | None, ...],
+    chunk: tuple[Array, ...],
     driver: Driver,
     finish: Callable[[Part], Array],
     complete: bool,
@@ -44,13 +44,13 @@ def _step(
     gates = made(log_gate, mask, keys.log.dtype)
     folded = fold_heads(query, key.shape[-3:-2])
     log, feature = features.complete(folded, "query") if complete else features.log_query(folded)
-    if gates.log.shape[-1] > 1 or (carry.log_scale.shape[-1] > 1 and not features.scale_per_feature):
-        # In a map with one log for a row, a gate for each feature gives keys a log for each too.
-        after, part = _by_feature(carry, log, feature, keys, gates, driver)
-    elif one_log(features, carry):
+    one_gate = gates.log.shape[-1] == 1
+    if one_gate and one_log(features, carry):
         after, part = _by_running_maximum(carry, log, feature, keys, gates, driver)
-    else:
+    elif one_gate:
         after, part = _by_row(carry, log, feature, keys, gates, driver)
+    else:
+        after, part = _by_feature(carry, log, feature, keys, gates, driver)
     return after, unfold_heads(finish(part), query)
 
 
@@ -261,7 +261,7 @@ def _by_feature(
     return driver.branch(gentle, plain, careful)
 
 
-def _unscaled(part: Part) -> Array:
+def _sums(part: Part) -> Array:
     """The sums themselves. The log is halved, since exp of it may be out of range alone."""
     xp = namespace(part.numerator)
     largest = 700.0 if part.log_scale.dtype == xp.float64 else 88.0
@@ -294,9 +294,9 @@ def gated(
     """
 
     def finish(part: Part) -> Array:
-        return divide(part.numerator, part.denominator) if normalize else _unscaled(part)
+        return divide(part.numerator, part.denominator) if normalize else _sums(part)
 
-    def step(carry: Carry, chunk: tuple[Array | None, ...]) -> tuple[Carry, Array]:
+    def step(carry: Carry, chunk: tuple[Array, ...]) -> tuple[Carry, Array]:
         return _step(features, carry, chunk, driver, finish, not normalize)
 
     arrays = (query, key, value, mask, log_gate, log_weight)

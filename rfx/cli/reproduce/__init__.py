@@ -14,6 +14,7 @@ from rfx.cli.reproduce.attention_error import EXPERIMENT as ATTENTION_ERROR
 from rfx.cli.reproduce.classification import EXPERIMENT as CLASSIFICATION
 from rfx.cli.reproduce.experiment import Experiment, Request
 from rfx.cli.reproduce.folder import archives
+from rfx.cli.reproduce.landmarks import EXPERIMENT as LANDMARKS
 from rfx.cli.reproduce.simplex import EXPERIMENT as SIMPLEX
 from rfx.cli.reproduce.variance import EXPERIMENT as VARIANCE
 
@@ -25,6 +26,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     SIMPLEX,
     CLASSIFICATION,
     ACTIVATIONS,
+    LANDMARKS,
 )
 
 _DESCRIPTION = """\
