@@ -1,24 +1,26 @@
 """Random feature maps and linear attention, on whatever array you hold."""
 
+from typing import TYPE_CHECKING
+
 from rfx import diagnostics, features, kernels, projections
-from rfx.attention import (
-    State,
-    cosformer_attention,
-    decay,
-    fourier_attention,
-    gated_attention,
-    kernel_attention,
-    landmarks,
-    linear_attention,
-    merge,
-    nystrom_attention,
-    relative_attention,
-    skyformer_attention,
-    soft_attention,
-)
+from rfx._lazy import on_demand
+from rfx.attention import State, kernel_attention, linear_attention, merge
 from rfx.dispatch import explain, options
 from rfx.features import gram
 from rfx.machine import libraries
+
+if TYPE_CHECKING:
+    from rfx.attention import (
+        cosformer_attention,
+        decay,
+        fourier_attention,
+        gated_attention,
+        landmarks,
+        nystrom_attention,
+        relative_attention,
+        skyformer_attention,
+        soft_attention,
+    )
 
 __all__ = [
     "State",
@@ -43,5 +45,28 @@ __all__ = [
     "skyformer_attention",
     "soft_attention",
 ]
+
+__getattr__ = on_demand(
+    __name__,
+    dict.fromkeys(
+        (
+            "cosformer_attention",
+            "decay",
+            "fourier_attention",
+            "gated_attention",
+            "landmarks",
+            "nystrom_attention",
+            "relative_attention",
+            "skyformer_attention",
+            "soft_attention",
+        ),
+        "attention",
+    ),
+)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
 
 __version__ = "0.1.0"

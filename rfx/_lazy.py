@@ -14,12 +14,13 @@ __all__ = ["on_demand"]
 
 
 def on_demand(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a package; ``homes`` gives the module of each name."""
+    """A ``__getattr__`` for a package; ``homes`` gives the module of each name, "" for modules."""
 
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        found = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        module = importlib.import_module(f"{package}.{homes[name] or name}")
+        found = getattr(module, name) if homes[name] else module
         setattr(sys.modules[package], name, found)
         return found
 

@@ -103,7 +103,7 @@ def test_num_features_is_the_number_of_columns(spec: Spec, length: int) -> None:
 
 @EACH_SPEC
 def test_positive_estimates_are_never_negative_and_others_are(spec: Spec) -> None:
-    x, y = points(400, 8), points(400, 8, seed=6)
+    x, y = 2.0 * points(100, 8), 2.0 * points(100, 8, seed=6)
     few = spec.replace(num_features=16) if hasattr(spec, "num_features") else spec
     smallest = float(np.min(rfx.gram(x, y, features=drawn(few, x))))
     assert (smallest >= 0) == spec.positive

@@ -458,6 +458,10 @@ def test_torch_compile_takes_it_as_one_graph() -> None:
         options = {"features": phi, "chunk_size": 16, "normalize": False}
         return rfx.gated_attention(q, k, v, log_gate=g, log_weight=w, **options)
 
+    assert (
+        rfx.explain(rfx.gated_attention, q, k, v, features=phi, log_gate=g).implementation
+        == "torch-fused"
+    )
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     a, b = ([x.clone().requires_grad_() for x in (q, k, v, g, w)] for _ in "ab")
     want, got = call(*a), compiled(*b)

@@ -12,14 +12,52 @@ from jax import numpy as jnp
 
 from rfx.ops import relative as op
 from rfx.ops.driver import Driver
+from rfx.ops.relative_blocks import STRIP
 
 __all__ = ["relative"]
 
+_FEW = 8
+"""Short sequences of keys are a multiple of this."""
 
-@partial(jax.jit, static_argnames=("is_causal", "method"))
-def relative(*args: Any, is_causal: bool, method: str) -> Array:
-    """The op `rfx.ops.relative`."""
-    return op.portable(*args, is_causal=is_causal, method=method, driver=_DRIVER)
+
+def relative(
+    features: Any,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    bias: Array,
+    *,
+    is_causal: bool,
+    method: str,
+) -> Array:
+    """The op `rfx.ops.relative`, of lengths that chunks of one size make up.
+
+    The distances that padding adds have a bias of minus infinity.
+    """
+    t, s = query.shape[-2], key.shape[-2]
+    if is_causal:
+        ahead = jnp.full_like(bias[..., s:], -jnp.inf)
+        bias = jnp.concatenate([bias[..., :s], ahead], axis=-1)
+    rows = -t % STRIP if t > STRIP else 0
+    columns = -s % (STRIP if s > STRIP else _FEW)
+    if columns:
+        mask = jnp.ones((s, 1), dtype=bool) if mask is None else mask
+        key, value, mask = (_pad(a, columns) for a in (key, value, mask))
+    sides = [(0, 0)] * (bias.ndim - 1) + [(rows, columns)]
+    bias = jnp.pad(bias, sides, constant_values=-jnp.inf)
+    args = (features, _pad(query, rows), key, value, mask, bias)
+    return _run(*args, method=method)[..., :t, :]
+
+
+@partial(jax.jit, static_argnames="method")
+def _run(*args: Any, method: str) -> Array:
+    return op.portable(*args, is_causal=False, method=method, driver=_DRIVER)
+
+
+def _pad(array: Array, after: int) -> Array:
+    """Lengthen the second last axis with zeros."""
+    return jnp.pad(array, [(0, 0)] * (array.ndim - 2) + [(0, after), (0, 0)])
 
 
 def _scan(
@@ -35,21 +73,24 @@ def _scan(
     if whole:
         chunks = tuple(None if a is None else _split(a[..., :whole, :], chunk_size) for a in arrays)
         carry, out = lax.scan(step, carry, chunks)
-        if out is not None:
-            joined = jnp.moveaxis(out, 0, -3)
-            outputs.append(joined.reshape(*joined.shape[:-3], whole, joined.shape[-1]))
+        outputs.append(None if out is None else _join(out))
     if whole < length:
         carry, out = step(carry, tuple(None if a is None else a[..., whole:, :] for a in arrays))
         outputs.append(out)
-    if outputs[0] is None:
-        return carry, None
-    return carry, jnp.concatenate(outputs, axis=-2)
+    outputs = [out for out in outputs if out is not None]
+    return carry, jnp.concatenate(outputs, axis=-2) if outputs else None
 
 
 def _split(array: Array, size: int) -> Array:
     """(..., n size, d) -> (n, ..., size, d)."""
     split = array.reshape(*array.shape[:-2], array.shape[-2] // size, size, array.shape[-1])
     return jnp.moveaxis(split, -3, 0)
+
+
+def _join(chunks: Array) -> Array:
+    """(n, ..., size, e) -> (..., n size, e)."""
+    joined = jnp.moveaxis(chunks, 0, -3)
+    return joined.reshape(*joined.shape[:-3], -1, joined.shape[-1])
 
 
 def _branch(flag: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:

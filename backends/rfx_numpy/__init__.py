@@ -9,6 +9,7 @@ from rfx.ops import bidirectional, causal
 from rfx_numpy.chi_squared import chi_squared_features, refuse_chi_squared
 from rfx_numpy.features import features, refuse_features
 from rfx_numpy.fwht import fwht, refuse_fwht
+from rfx_numpy.gated import fused_gated, refuse_gated
 from rfx_numpy.paths import fused, refuse_form, refuse_short, threaded, threaded_gated
 from rfx_numpy.products import polynomial_features, refuse_polynomial
 from rfx_numpy.relative import refuse_relative, relative
@@ -23,6 +24,7 @@ FAST_PATHS = (
     FastPath("features", "numpy", "numpy-rows", polynomial_features, _CPU, refuse_polynomial),
     FastPath("features", "numpy", "numpy-chi2", chi_squared_features, _CPU, refuse_chi_squared),
     FastPath("fwht", "numpy", "numpy-fwht", fwht, _CPU, refuse_fwht),
+    FastPath("gated", "numpy", "numpy-fused", fused_gated, _CPU, refuse_gated),
     FastPath("gated", "numpy", "numpy-threads", threaded_gated, _CPU, refuse_short),
     FastPath("relative", "numpy", "numpy-threads", relative, _CPU, refuse_relative),
     FastPath("bidirectional", "numpy", "numpy-step", step, _CPU, refuse_long),

@@ -38,8 +38,8 @@ def relative(
 
     def work(tasks: Iterator[tuple[int, ...]]) -> None:
         for *index, head in tasks:
-            mine = (*index, slice(head, head + 1))
-            grouped = (*index, slice(head * groups, (head + 1) * groups))
+            mine: Any = (*index, slice(head, head + 1))
+            grouped: Any = (*index, slice(head * groups, (head + 1) * groups))
             arrays = (query[grouped], key[mine], value[mine], None if mask is None else mask[mine])
             its_map = _of_heads(features, head, head + 1)
             out[grouped] = op.portable(its_map, *arrays, bias[grouped], **options)
@@ -48,9 +48,7 @@ def relative(
     return out
 
 
-def refuse_relative(
-    features: DrawnMap, query: Array, key: Array, *_: Any, **__: Any
-) -> str | None:
+def refuse_relative(features: DrawnMap, query: Array, key: Array, *_: Any, **__: Any) -> str | None:
     """One head is no work for threads."""
     few = "there is one head alone" if math.prod(key.shape[:-2]) < 2 else None
     return refuse_empty(query, key) or few

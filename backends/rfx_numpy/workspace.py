@@ -147,13 +147,18 @@ class Workspace:
     def _add(self, weight: Array, value: Array) -> None:
         self.sums += np.matmul(weight.swapaxes(1, 2), value, out=self.chunk_sums)
 
-    def _query_weight(self, query: Array) -> Array:
-        """Features of queries divided by the largest of each, shape (n, m, C)."""
+    def _query_weight(self, query: Array, gates: Array | None = None) -> Array:
+        """Features of queries divided by the largest of each, shape (n, m, C).
+
+        ``gates`` are logs to be added, of this shape.
+        """
         count = query.shape[1]
         rows = self.query[:, :count]
         rows[..., :-1] = query
         np.add(self.log_scale, self.query_bias, out=self.query_weight[..., -1])
         log = np.matmul(self.query_weight, rows.swapaxes(1, 2), out=self.query_log[..., :count])
+        if gates is not None:
+            log += gates
         log -= log.max(axis=1, keepdims=True)
         return np.exp(log, out=log)
 

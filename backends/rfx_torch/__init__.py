@@ -11,6 +11,7 @@ from rfx.dispatch import FastPath
 from rfx_torch.features import features, refuse_features
 from rfx_torch.fused import refuse
 from rfx_torch.fwht import fwht, refuse_fwht
+from rfx_torch.gated import fused_gated, refuse_gated
 from rfx_torch.module import FeatureModule
 from rfx_torch.paths import run, run_gated
 from rfx_torch.products import polynomial_features, refuse_polynomial
@@ -32,6 +33,7 @@ FAST_PATHS = (
         refuse_step,
         by_name=True,
     ),
+    FastPath("gated", "torch", "torch-fused", fused_gated, ("cpu",), refuse_gated),
     FastPath("gated", "torch", "torch-stream", run_gated, _ANY),
     FastPath("relative", "torch", "torch-stream", relative, _ANY),
     FastPath("features", "torch", "torch-blocks", features, ("cpu",), refuse_features),

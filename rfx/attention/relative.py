@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from rfx import _check
-from rfx._xp import Array, library, namespace
+from rfx._xp import Array, namespace
 from rfx.attention.linear import _check_features, _check_values, _placed
 from rfx.dispatch import Op, check_implementation, planned
 from rfx.features import DrawnMap

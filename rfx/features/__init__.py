@@ -8,27 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from rfx._lazy import on_demand
 from rfx.features._drawn import DrawnMap
-from rfx.features._plain import PlainMap
 from rfx.features._side import LogFeatures, Side
 from rfx.features._spec import Costs, RandomSpec, Spec
-from rfx.features.forms import (
-    FORMS,
-    CellMap,
-    ChiSquaredMap,
-    ComplexMap,
-    CompositeMap,
-    ExponentialMap,
-    MonomialMap,
-    PointwiseMap,
-    PolynomialMap,
-    TrigonometricMap,
-)
 from rfx.features.gram import gram
 from rfx.features.moments import Moments, PointMoments
 from rfx.features.storage import load, save
 from rfx.projections import Orthogonal
 
 if TYPE_CHECKING:
+    from rfx.features._plain import PlainMap
     from rfx.features.aligned import Aligned
     from rfx.features.angular_hybrid import AngularHybrid
     from rfx.features.chi_squared import AdditiveChiSquared
@@ -36,6 +24,20 @@ if TYPE_CHECKING:
     from rfx.features.combination import Combination
     from rfx.features.complex_exponential import ComplexExponential
     from rfx.features.dense import SDERF
+    from rfx.features.forms import (
+        FORMS,
+        CellMap,
+        ChiSquaredMap,
+        ComplexMap,
+        CompositeMap,
+        ExponentialMap,
+        MonomialMap,
+        PointwiseMap,
+        PolynomialMap,
+        TrigonometricMap,
+    )
+    from rfx.features.gaussian_hybrid import GaussianHybrid
+    from rfx.features.gaussian_weight import GaussianWeight
     from rfx.features.geometric import Geometric
     from rfx.features.hybrid import Hybrid, Weight
     from rfx.features.learned import Dark, Hedgehog
@@ -78,6 +80,8 @@ __all__ = [
     "Deterministic",
     "DrawnMap",
     "ExponentialMap",
+    "GaussianHybrid",
+    "GaussianWeight",
     "Generalized",
     "Geometric",
     "Hedgehog",
@@ -114,32 +118,45 @@ __all__ = [
 _find = on_demand(
     __name__,
     {
+        "FORMS": "forms",
+        "GERF": "random_tables",
+        "OPRF": "random_tables",
+        "RFA": "rfa",
+        "SDERF": "dense",
         "AdditiveChiSquared": "chi_squared",
         "Aligned": "aligned",
         "AngularHybrid": "angular_hybrid",
+        "CellMap": "forms",
+        "ChiSquaredMap": "forms",
         "Clustered": "clustered",
         "Combination": "combination",
         "ComplexExponential": "complex_exponential",
+        "ComplexMap": "forms",
+        "CompositeMap": "forms",
         "Dark": "learned",
         "Deterministic": "pointwise",
-        "GERF": "random_tables",
+        "ExponentialMap": "forms",
+        "GaussianHybrid": "gaussian_hybrid",
+        "GaussianWeight": "gaussian_weight",
         "Generalized": "pointwise",
         "Geometric": "geometric",
         "Hedgehog": "learned",
         "Hybrid": "hybrid",
         "Maclaurin": "maclaurin",
+        "MonomialMap": "forms",
         "Normalized": "normalized",
-        "OPRF": "random_tables",
         "Optimal": "optimal",
+        "PlainMap": "_plain",
+        "PointwiseMap": "forms",
         "Poisson": "poisson",
         "PolySketch": "polysketch",
+        "PolynomialMap": "forms",
         "Positive": "positive",
         "ProductSketch": "sketches",
-        "RFA": "rfa",
-        "SDERF": "dense",
         "Taylor": "taylor",
         "TensorSketch": "sketches",
         "Trigonometric": "trigonometric",
+        "TrigonometricMap": "forms",
         "Universal": "universal",
         "Weight": "hybrid",
     },
@@ -196,6 +213,10 @@ NAMES: dict[str, Callable[..., Spec]] = {
     "sderf": _kind("SDERF"),
     "dense": _aligned("SDERF", "mean", "full"),
     "optimal": _kind("Optimal"),
+    "complex-exponential": _kind("ComplexExponential"),
+    "hybrid": _kind("AngularHybrid"),
+    "hybrid-gaussian": _kind("GaussianHybrid"),
+    "hybrid-clustered": _kind("Clustered"),
     "poisson": _kind("Poisson"),
     "poisson+": _aligned("Poisson", "low", None),
     "geometric": _kind("Geometric"),

@@ -63,6 +63,8 @@ class Series(NamedTuple):
         if self.reach == math.inf:
             return self._polynomial(at)
         xp, end = namespace(at.log), math.log(self.reach)
+        if self.reach == self.radius and not self.closed:
+            end -= float(xp.finfo(at.log.dtype).eps)
         far = at.log > end
         inside = self._horner(xp.clip(at.log, None, end), at.sign)
         if self.beyond is None:

@@ -68,7 +68,7 @@ def layout(kernel: DotProduct, each: int, columns: int) -> Layout:
     if positive[0] == 0 and not constant:
         return Layout(False, (), 0, True)
     degrees = [n for n in positive if n > 0]
-    if endless or len(degrees) > most:
+    if endless or len(degrees) > max(most, 1):
         degrees = degrees[:most]
     first = degrees[-1] + 1 if degrees else 1
     return Layout(constant, tuple(degrees), first, endless or positive[-1] >= first)

@@ -145,8 +145,9 @@ class AngularHybrid(Composed):
             return None
         xp, kernel, signs = namespace(x), cast(ExponentialKernel, self.kernel), self.maps[2]
         found = signs.absolute_variance(x, y, None)
-        assert found is not None
         mean = signs.kernel.log_and_factor(x, y)[1]
+        assert found is not None
+        assert mean is not None
         mixed = 0.25 * (1.0 - mean * mean - found[1])
         norms = [xp.sum(kernel.scaled(a) ** 2, axis=-1, keepdims=True) for a in (x, y)]
         wave = xp.sin(0.5 * (norms[0] - xp.matrix_transpose(norms[1])))

@@ -17,7 +17,7 @@ from rfx.features._spec import Costs, Spec, check_kernel, check_projection
 from rfx.features.cell_map import CellMap
 from rfx.features.combination import Composed, Factor, FittedKernel
 from rfx.features.complex_exponential import ComplexExponential
-from rfx.features.composite import CompositeMap, Term
+from rfx.features.composite import Term
 from rfx.features.kmeans import centres_of, nearest
 from rfx.features.moments import Sample, samples
 from rfx.kernels import Kernel, Softmax
@@ -87,10 +87,10 @@ class Cell(Factor):
 
 @dataclass(frozen=True)
 class Clustered(Composed):
-    """φ(x)·φ(y) = Σ_ij [x in query cluster i] [y in key cluster j] S_ij, each S_ij fitted to its pair.
+    """φ(x)·φ(y) = Σ_ij [x in cluster i of queries] [y in cluster j of keys] S_ij.
 
-    Queries and keys are clustered by k-means, and the map of a pair of clusters is fitted to their
-    points alone. Every pair of points has one of these estimates. With the default, complex
+    Queries and keys are clustered by k-means, and the map S_ij of a pair of clusters is fitted to
+    their points alone. Every pair of points has one of these estimates. With the default, complex
     exponentials, that is exact at the pair of means, and the better the denser the clusters are.
 
     Parameters
@@ -175,7 +175,8 @@ class Clustered(Composed):
 
     @property
     def _pairs(self) -> list[tuple[int, int]]:
-        return list(product(*(range(number) for number in self.num_clusters)))
+        queries, keys = self.num_clusters
+        return list(product(range(queries), range(keys)))
 
     @property
     def _members(self) -> tuple[Spec, ...]:
@@ -199,23 +200,11 @@ class Clustered(Composed):
         cells, pair = self.num_clusters, self._members[0].costs
         return Costs(f"n d ({cells[0]} + {cells[1]}) + {pair.fit or 0}", pair.draw, pair.apply)
 
-    def parameters(self, dim: int, sample: Sample) -> tuple[Clusters, list[Any]]:
-        """The clusters, and what the map of each pair has fitted to them."""
+    def parameters(self, dim: int, sample: Sample) -> tuple[Any, ...]:
+        """What the map of each pair has fitted to its clusters, and the clusters for each cell."""
         found, member = clusters_of(sample, self.num_clusters), self._members[0]
         fitted = [member.parameters(dim, s) if member.needs_data else None for s in found.pairs]
-        return found, fitted
-
-    def assemble(
-        self,
-        dim: int,
-        rng: np.random.Generator,
-        parameters: Any,
-    ) -> CompositeMap:
-        clusters, fitted = parameters
-        pairs = zip(self._members, fitted, strict=True)
-        drawn: list[DrawnMap] = [m.assemble(dim, rng, own) for m, own in pairs]
-        drawn += [Cell(i, j).assemble(dim, rng, clusters) for i, j in self._pairs]
-        return CompositeMap.made(self, drawn, self.terms)
+        return (*fitted, *(found for _ in fitted))
 
 
 def clusters_of(sample: Sample, numbers: tuple[int, int]) -> Clusters:

@@ -14,6 +14,7 @@ import numpy as np
 from rfx._xp import Array, from_numpy, namespace, working_dtype
 from rfx.features._side import Side
 from rfx.features._spec import RandomSpec, scaled
+from rfx.features.centroids import axis_ratios, norm_ratio
 from rfx.features.forms import ComplexMap
 from rfx.features.moments import Moments, Sample
 from rfx.kernels import ExponentialKernel, squared_distance
@@ -21,8 +22,6 @@ from rfx.kernels import ExponentialKernel, squared_distance
 __all__ = ["ComplexExponential"]
 
 Host = np.ndarray[Any, Any]
-_FLOOR = 1e-3
-"""Of a mean's coordinates, in the unit of its root mean square."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,12 @@ class ComplexExponential(RandomSpec):
     projection : Projection
     A : "diagonal", "dense", or tuple of complex
         "diagonal": a_l² = −y_l/x_l for the means x and y, so a_l is imaginary where their signs
-        agree and real where they do not. A coordinate of a mean counts as 1/1000 of their root mean
-        square at least, and a mean of zero leaves |a_l|⁴ = E|y|²/E|x|² for all l.
+        agree and real where they do not.
         "dense": AᵀA = S, where the symmetric S takes x to −y and is −|y|/|x| times a reflection. It
         is imaginary on all axes but one, and so has the small variance of trigonometric features
         around the pair; on clustered points it is far better than "diagonal", for d² a point.
+        Either ratio is kept within a factor 4 of that of the root mean squares of the points, as
+        means that are small beside the spread have wild ones.
         A tuple of d numbers that are not 0 is a diagonal A, which needs no data.
 
     Raises
@@ -169,40 +169,24 @@ class ComplexExponential(RandomSpec):
 
 
 def _diagonal(moments: Moments) -> tuple[Host, None]:
-    query, key = moments.query.mean, moments.key.mean
-    sizes = [float(np.sqrt(np.mean(mean * mean))) for mean in (query, key)]
-    if min(sizes) > 0.0:
-        first, second = (
-            np.maximum(np.abs(mean), _FLOOR * size)
-            for mean, size in zip((query, key), sizes, strict=True)
-        )
-        size = np.sqrt(second / first)
-    else:
-        size = np.full(len(query), math.sqrt(_ratio(moments)))
-    return size * np.where(query * key < 0.0, 1.0, 1j), None
+    opposite = moments.query.mean * moments.key.mean < 0.0
+    return np.sqrt(axis_ratios(moments)) * np.where(opposite, 1.0, 1j), None
 
 
 def _dense(moments: Moments) -> tuple[Host, Host]:
     """S = −g (I − 2vvᵀ) with v along x/|x| − y/|y|, which takes x/|x| to y/|y|."""
     query, key = moments.query.mean, moments.key.mean
     norms = [float(np.linalg.norm(mean)) for mean in (query, key)]
-    dim, known = len(query), min(norms) > 0.0
-    size = math.sqrt(norms[1] / norms[0] if known else _ratio(moments))
+    dim, size = len(query), math.sqrt(norm_ratio(moments))
     a, axes = np.full(dim, 1j * size), np.eye(dim)
-    between = query / norms[0] - key / norms[1] if known else np.zeros(dim)
-    if np.linalg.norm(between) > 1e-7:  # else S = −gI takes x to −y to its square
+    between = query / norms[0] - key / norms[1] if min(norms) > 0.0 else np.zeros(dim)
+    if np.linalg.norm(between) > 1e-7:  # else S = −gI takes x to −y up to its square
         between = between / np.linalg.norm(between)
         between = -between if between[0] > 0.0 else between
         turn = axes[0] - between  # the reflection along this takes the first axis to v
         axes = axes - np.outer(turn, turn) * (2.0 / (turn @ turn))
         a[0] = size
     return a, axes
-
-
-def _ratio(moments: Moments) -> float:
-    """(E|y|² / E|x|²)^(1/2), or 1 where either is 0."""
-    powers = [float(np.trace(side.second)) for side in (moments.query, moments.key)]
-    return math.sqrt(powers[1] / powers[0]) if min(powers) > 0.0 else 1.0
 
 
 def _checked(given: Any) -> str | tuple[complex, ...]:

@@ -48,7 +48,8 @@ class Generalized(Spec):
         ``Orthogonal()`` by default.
     function : str or callable
         f: step, sign, relu, squared-relu, abs, identity, tanh, gelu (the form with tanh), elu+1,
-        sigmoid or softplus; or a hashable callable of an array, elementwise, which counts as signed.
+        sigmoid or softplus; or a hashable callable of an array, elementwise, which counts as
+        signed.
     epsilon : float
         ε, at least 0. It keeps denominators from zero where features are, and biases the estimate,
         for ReLU by 2 ε (|x| + |y|) (2π)^(-1/2) + 2 ε².

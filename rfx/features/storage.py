@@ -13,9 +13,6 @@ from rfx._xp import Array, to_numpy
 from rfx.features import archive
 from rfx.features._drawn import DrawnMap, check_drawn
 from rfx.features._spec import Spec
-from rfx.features.composite import Layout
-from rfx.features.forms import FORMS
-from rfx.features.preparation import Preparation
 from rfx.kernels import Kernel
 from rfx.projections import Projection
 
@@ -102,6 +99,8 @@ def _assemble(arrays: dict[str, np.ndarray]) -> DrawnMap:
 
 
 def _forms() -> dict[str, type[DrawnMap]]:
+    from rfx.features.forms import FORMS
+
     return {form.__name__: form for form in FORMS}
 
 
@@ -143,6 +142,9 @@ def _name(record: type) -> str:
 
 def _records() -> dict[str, type]:
     """The classes of specs and of what they hold, by name: nothing else is ever called."""
+    from rfx.features.composite import Layout
+    from rfx.features.preparation import Preparation
+
     for package in ("features", "kernels", "projections"):
         module = import_module(f"rfx.{package}")
         for name in module.__all__:

@@ -239,7 +239,7 @@ class Universal(Spec):
         high = high / high[..., -1:]
         low = xp.concat([xp.zeros_like(high[..., :1]), high[..., :-1]], axis=-1)
         edges = from_numpy(np.arange(n + 1) / n, log_share, log_share.dtype)[:, None]
-        part = xp.clip(xp.minimum(high, edges[1:]) - xp.maximum(low, edges[:-1]), 0.0, None)
+        part = xp.clip(xp.minimum(high, edges[1:, :]) - xp.maximum(low, edges[:-1, :]), 0.0, None)
         return xp.matmul(xp.matrix_transpose(part), part)
 
     def _axes(self, dim: int) -> int:

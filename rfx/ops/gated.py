@@ -22,11 +22,19 @@ from rfx.ops.bidirectional import Part, divide, row_weights
 from rfx.ops.carry import Carry, Keys, absorb, add, empty_log, highest, masked_keys, rescaled
 from rfx.ops.causal import by_one_scale, by_pair_logs, is_gentle, one_log, pair_sums, visible
 from rfx.ops.driver import EAGER, Driver
-from rfx.ops.gates import Gates, made, repeat_rows
+from rfx.ops.gates import Gates, made, repeat_rows, running_sums
 from rfx.ops.halving import halved
 from rfx.ops.heads import fold_heads, unfold_heads
 
-__all__ = ["decayed", "gated"]
+__all__ = [
+    "carry_gates",
+    "decayed",
+    "gated",
+    "is_level",
+    "limit",
+    "pair_gates",
+    "seen_pairs",
+]
 
 Result = tuple[Carry, Part]
 
@@ -104,14 +112,15 @@ def _one(log: Array) -> Array | None:
 def _is_flat(gates: Gates) -> Array:
     """Whether sums of the chunk's gates are small enough for their differences to be exact."""
     xp = namespace(gates.log)
-    return xp.all(xp.sum(gates.log, axis=-2) >= -_limit(gates.log))
+    return xp.all(xp.sum(gates.log, axis=-2) >= -limit(gates.log))
 
 
-def _limit(log: Array) -> float:
+def limit(log: Array) -> float:
+    """How much logs may differ before numbers are hidden, or digits of their sums lost."""
     return 300.0 if log.dtype == namespace(log).float64 else 40.0
 
 
-def _pair_gates(gates: Gates, driver: Driver) -> tuple[Array, Array]:
+def pair_gates(gates: Gates, driver: Driver) -> tuple[Array, Array]:
     """Log (..., C, C) of the gates behind key k up to query i, and whether one is closed."""
     xp = namespace(gates.log)
 
@@ -127,7 +136,7 @@ def _pair_gates(gates: Gates, driver: Driver) -> tuple[Array, Array]:
     return driver.branch(_is_flat(gates), differences, sums), shut
 
 
-def _seen(keys: Keys, shut: Array) -> Array:
+def seen_pairs(keys: Keys, shut: Array) -> Array:
     """Which pairs of a chunk there are: bool (..., C, C)."""
     xp = namespace(keys.log)
     columns = keys.log.shape[-2]
@@ -135,7 +144,7 @@ def _seen(keys: Keys, shut: Array) -> Array:
     return seen if keys.mask is None else xp.logical_and(seen, xp.matrix_transpose(keys.mask))
 
 
-def _carry_gates(gates: Gates) -> tuple[Array, Array]:
+def carry_gates(gates: Gates) -> tuple[Array, Array]:
     """Log (..., C, 1) of the gates up to each query, and 1, or 0 where one of them is closed."""
     xp = namespace(gates.log)
     before, shut = gates.from_start()
@@ -148,12 +157,12 @@ def _by_running_maximum(
 ) -> Result:
     """One log for a row: that of each pair is the key's and the gates' together."""
     xp = namespace(keys.log)
-    between, shut = _pair_gates(gates, driver)
-    before, is_open = _carry_gates(gates)
+    between, shut = pair_gates(gates, driver)
+    before, is_open = carry_gates(gates)
     low = empty_log(before.dtype, xp)
     carry_log = xp.clip(carry.log_scale[..., None, :] + before, low, None)
     pair_log = xp.matrix_transpose(keys.log) + between
-    decay, kept, running = by_pair_logs(_seen(keys, shut), pair_log, carry_log)
+    decay, kept, running = by_pair_logs(seen_pairs(keys, shut), pair_log, carry_log)
     sums = (feature, keys.feature, keys.value, decay, kept * is_open, running)
     part = pair_sums(carry, *sums)
     return _absorb(carry, keys, gates), part._replace(log_scale=part.log_scale + log)
@@ -166,11 +175,11 @@ def _by_row(
     past = rescaled(carry, highest(carry, keys))
 
     def plain() -> Result:
-        between, shut = _pair_gates(gates, driver)
-        before, is_open = _carry_gates(gates)
+        between, shut = pair_gates(gates, driver)
+        before, is_open = carry_gates(gates)
         scaled = keys.scaled(past.log_scale[..., None, :])
         weight, log_scale = row_weights(log + past.log_scale[..., None, :], feature)
-        decay, kept, most = by_pair_logs(_seen(keys, shut), between, before)
+        decay, kept, most = by_pair_logs(seen_pairs(keys, shut), between, before)
         sums = (weight, scaled, keys.value, decay, kept * is_open, most)
         part = pair_sums(past, *sums)
         after = _after_row(carry, past, scaled, keys, gates, between, shut)
@@ -179,10 +188,10 @@ def _by_row(
     def careful() -> Result:
         return _absorb(carry, keys, gates), halved(carry, log, feature, keys, gates)
 
-    return driver.branch(_is_level(carry, past.log_scale, keys), plain, careful)
+    return driver.branch(is_level(carry, past.log_scale, keys), plain, careful)
 
 
-def _is_level(carry: Carry, log_scale: Array, keys: Keys) -> Array:
+def is_level(carry: Carry, log_scale: Array, keys: Keys) -> Array:
     """Whether the scale hides no key at all, and the carry neither where it is seen alone.
 
     A gate may hide any key but one, so that it is not enough to look at the first. NaN is False.
@@ -196,7 +205,7 @@ def _is_level(carry: Carry, log_scale: Array, keys: Keys) -> Array:
     lowest = xp.min(log, axis=-2)
     if alone is not None:
         lowest = xp.minimum(lowest, xp.where(alone, carry.log_scale, log_scale))
-    return xp.all(log_scale - lowest <= _limit(log))
+    return xp.all(log_scale - lowest <= limit(log))
 
 
 def _after_row(
@@ -215,7 +224,7 @@ def _after_row(
     if keys.mask is not None:
         gone = xp.logical_or(gone, xp.logical_not(keys.mask))
     behind = xp.where(gone, xp.full_like(behind, low), behind)
-    before, is_open = (a[..., -1, :] for a in _carry_gates(gates))
+    before, is_open = (a[..., -1, :] for a in carry_gates(gates))
     most = constant(xp.maximum(xp.max(behind, axis=-2), before))
     share = exp_nonpositive(behind - most[..., None, :])
     share = xp.where(gone, xp.zeros_like(share), share)
@@ -223,7 +232,7 @@ def _after_row(
     # Sums stay at the scale of what is left of them: an early large key does not raise it for ever.
     top = xp.maximum(xp.max(keys.log + behind, axis=-2), carry.log_scale + before)
     top = xp.clip(constant(top), low, None)
-    growth = xp.clip(past.log_scale + most - top, None, 2.0 * _limit(scaled))
+    growth = xp.clip(past.log_scale + most - top, None, 2.0 * limit(scaled))
     factor = xp.exp(xp.where(top <= low, xp.zeros_like(growth), growth))
     kept = kept * factor
     past = Carry(past.numerator * kept[..., None], past.denominator * kept, top)
@@ -236,7 +245,7 @@ def _by_feature(
     """A gate for each feature: it moves into the logs of queries and keys."""
     xp = namespace(keys.log)
     groups = log.shape[-2] // keys.log.shape[-2]
-    before = xp.cumulative_sum(gates.log, axis=-2)
+    before = running_sums(gates.log)
     low = empty_log(before.dtype, xp)
     moved = keys.log - before
     if keys.mask is not None:

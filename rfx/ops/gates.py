@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rfx._xp import Array, full, namespace
 
-__all__ = ["Gates", "made", "repeat_rows"]
+__all__ = ["Gates", "made", "repeat_rows", "running_sums"]
 
 _CLOSED = -1e30
 """A gate with a log below it is closed, so that sums of many stay finite in float32."""
@@ -25,8 +25,7 @@ class Gates(NamedTuple):
 
     def from_start(self) -> tuple[Array, Array]:
         """Log of the product of all gates up to each place, and whether one of them is closed."""
-        xp = namespace(self.log)
-        return xp.cumulative_sum(self.log, axis=-2), self._count() > 0
+        return running_sums(self.log), self._count() > 0
 
     def to_end(self) -> tuple[Array, Array]:
         """The same of all gates behind each place."""
@@ -34,7 +33,7 @@ class Gates(NamedTuple):
         shape = (*self.log.shape[:-2], 1, self.log.shape[-1])
         nothing = full(self.log, shape, 0.0, self.log.dtype)
         behind = xp.concat([self.log[..., 1:, :], nothing], axis=-2)
-        sums = xp.flip(xp.cumulative_sum(xp.flip(behind, axis=-2), axis=-2), axis=-2)
+        sums = xp.flip(running_sums(xp.flip(behind, axis=-2)), axis=-2)
         count = self._count()
         return sums, count < count[..., -1:, :]
 
@@ -64,6 +63,19 @@ def made(log_gate: Array, mask: Array | None, dtype: Any) -> Gates:
         closed, absent = xp.logical_and(closed, mask), xp.logical_or(closed, xp.logical_not(mask))
         log = xp.broadcast_to(log, absent.shape)
     return Gates(xp.where(absent, full(log, (1, 1), 0.0, dtype), log), closed)
+
+
+def running_sums(array: Array) -> Array:
+    """Sums up to each row; of wide rows by doubling, which adds whole rows at a time."""
+    xp = namespace(array)
+    if array.shape[-1] == 1:
+        return xp.cumulative_sum(array, axis=-2)
+    step, length = 1, array.shape[-2]
+    while step < length:
+        later = array[..., step:, :] + array[..., : length - step, :]
+        array = xp.concat([array[..., :step, :], later], axis=-2)
+        step *= 2
+    return array
 
 
 def repeat_rows(array: Array, times: int) -> Array:

@@ -34,9 +34,9 @@ class Block(NamedTuple):
     """
 
     log: Array
-    feature: Array | None
+    feature: Any
     key_log: Array
-    key_feature: Array | None
+    key_feature: Any
     value: Array
     bias: Array
 
@@ -107,7 +107,7 @@ def _over(
     log: Array,
     feature: Array | None,
     row: Array,
-    sources: tuple[Array | None, ...],
+    sources: tuple[Any, ...],
     bias: Array,
     t: int,
     driver: Driver,
@@ -125,7 +125,8 @@ def _over(
         key_log, key_feature, value = (None if a is None else a[..., None, :, :] for a in its_keys)
         block = Block(log, feature, key_log, key_feature, value, window)
         unseen = xp.all(window <= low)
-        return driver.branch(unseen, lambda: sums, lambda: _sum(sums, driver.again(form)(block))), None
+        add = driver.again(form)
+        return driver.branch(unseen, lambda: sums, lambda: _sum(sums, add(block))), None
 
     none = full(log, (*log.shape[:-1], 1), 0.0, log.dtype)
     numerator = full(log, (*log.shape[:-1], sources[2].shape[-1]), 0.0, log.dtype)
@@ -200,7 +201,7 @@ def _sum(first: Strip, second: Strip) -> Strip:
     top = namespace(first.log_scale).maximum(first.log_scale, second.log_scale)
     a, b = exp_nonpositive(first.log_scale - top), exp_nonpositive(second.log_scale - top)
     sums = [x * a + y * b for x, y in zip(first[:3], second[:3], strict=True)]
-    return Strip(*sums, top)
+    return Strip(sums[0], sums[1], sums[2], top)
 
 
 def _is_gentle(sums: Strip, seen: Array) -> Array:

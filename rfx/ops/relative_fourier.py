@@ -120,9 +120,7 @@ def _factors(
     rest = xp.where(closed, xp.full_like(rest, low), rest)
     diagonals = exp_nonpositive(rest - constant(xp.max(rest, axis=-1, keepdims=True)))
     diagonals = xp.where(closed, xp.zeros_like(diagonals), diagonals)
-    return Factors(
-        weight, scaled[..., None, :, :], cast(keys.value)[..., None, :, :], diagonals
-    )
+    return Factors(weight, scaled[..., None, :, :], cast(keys.value)[..., None, :, :], diagonals)
 
 
 def _sums(factors: Factors, signed: bool, driver: Driver) -> tuple[Array, Array, Array]:
@@ -135,25 +133,40 @@ def _sums(factors: Factors, signed: bool, driver: Driver) -> tuple[Array, Array,
     value = xp.concat([value, xp.ones_like(value[..., :1, :])], axis=-2)
     diagonals = factors.diagonals[..., None, None, :]
     columns, m = value.shape[-2], weight.shape[-2]
-    piece = max(8, (m + columns) // 4)
-    at_once = max(1, piece // (columns + 1))
+    most = max(8, (m + columns) // 3)  # beside the features, m columns, and the values
+    piece = -(-columns // -(-columns // most))
+    cuts = [slice(a, min(a + piece, columns)) for a in range(0, columns, piece)]
 
     @driver.again
     def some(weight: Array, scaled: Array) -> Array:
-        """Columns (..., H, g, e + 1 or e + 2, t) of some features."""
+        """What some features add to the sums, (..., H, g, columns, t)."""
         weight, scaled = weight[..., :, None, :], scaled[..., :, None, :]
-        parts = [scaled * value[..., None, a : min(a + piece, columns), :] for a in range(0, columns, piece)]
-        return xp.concat([xp.sum(weight * transform(None, p, diagonals), axis=-3) for p in parts]
-            + ([xp.sum(xp.abs(weight) * transform(None, xp.abs(scaled), diagonals), axis=-3)] if signed else []), axis=-2)
+
+        def product(weight: Array, x: Array) -> Array:
+            return xp.sum(weight * transform(None, x, diagonals), axis=-3)
+
+        parts = [product(weight, scaled * value[..., None, cut, :]) for cut in cuts]
+        if signed:
+            parts.append(product(xp.abs(weight), xp.abs(scaled)))
+        return xp.concat(parts, axis=-2)
 
     def step(sums: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         return sums + some(*chunk), None
 
     shape = (*weight.shape[:-2], columns + signed, weight.shape[-1])
     start = full(weight, shape, 0.0, weight.dtype)
-    sums, _ = driver.scan(step, start, (weight, scaled), m, at_once)
+    sums, _ = driver.scan(step, start, (weight, scaled), m, _divisor(m, most // columns))
     sums = xp.matrix_transpose(sums)
-    return sums[..., : columns - 1], sums[..., columns - 1 : columns], constant(sums[..., columns - 1 + signed :])
+    return (
+        sums[..., : columns - 1],
+        sums[..., columns - 1 : columns],
+        constant(sums[..., columns - 1 + signed :]),
+    )
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest one up to ``most``, or 1: chunks are then of one size."""
+    return next((n for n in range(min(most, number), 1, -1) if number % n == 0), 1)
 
 
 def _bound(factors: Factors) -> Array:
@@ -194,16 +207,15 @@ def best_slope(bias: Array, t: int, s: int) -> Array:
     spread = xp.max(spread, axis=-2)[..., None, :]
     offset = _numbers(bias, t + s - 1) - (t - 1.0)
     row, best = xp.flip(_numbers(bias, t)), _windows(bias, s)
-    found, slope = None, None
+    found, slope = xp.full_like(spread, 2.0 * low), xp.zeros_like(spread)
     for share in _SLOPES:
         alpha = share * spread
         above = xp.where(is_open, bias - alpha * offset, low)
         kept = xp.where(best > low, best + alpha * row, -low)
         kept = xp.min(kept, axis=-1, keepdims=True) - xp.max(above, axis=-1, keepdims=True)
         kept = xp.min(kept, axis=-2, keepdims=True) - xp.clip(alpha * (s - 1.0), 0.0, None)
-        better = kept > found if found is not None else None
-        found = kept if found is None else xp.where(better, kept, found)
-        slope = alpha if slope is None else xp.where(better, alpha, slope)
+        slope = xp.where(kept > found, alpha, slope)
+        found = xp.maximum(kept, found)
     return slope[..., 0, :]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
 
 from rfx import _check
 from rfx._xp import Array, full, namespace, working_dtype
@@ -84,12 +84,14 @@ def _by_fourier(x: Array, diagonals: Array, t: int) -> Array:
     turned = xp.flip(diagonals, axis=-1)
     gap = full(x, (*turned.shape[:-1], length - (t + s - 1)), 0.0, x.dtype)
     around = xp.concat([turned[..., s - 1 :], gap, turned[..., : s - 1]], axis=-1)
-    # Seen in NumPy 2.4: with norm "backward" a transform of float32 is computed in float64 and
-    # rounded, at a fifth of the speed. The two factors of "ortho" are what is due.
-    spectrum = xp.fft.rfft(x, n=length, norm="ortho") * xp.fft.rfft(around)
+    # Seen in NumPy 2.4: with another norm than "ortho" a transform of float32 is computed in
+    # float64 and rounded, at a fifth of the speed.
+    factor = xp.fft.rfft(around * math.sqrt(length), norm="ortho")
+    spectrum = xp.fft.rfft(x, n=length, norm="ortho") * factor
     return xp.fft.irfft(spectrum, n=length, norm="ortho")[..., :t]
 
 
+@functools.lru_cache
 def fourier_length(least: int) -> int:
     """The smallest even number from ``least`` on that has no prime factor above 5."""
     best = 1 << max(least - 1, 1).bit_length()
