@@ -63,8 +63,8 @@ def inputs(seed: int = 0, t: int = T, s: int = S):
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
-def draw(name: str, like, heads=2, dim: int = 6):
-    return drawn(rfx.features.named(name, num_features=16), dim, seed=1, like=like, heads=heads)
+def draw(name: str, like, heads=2, dim: int = 6, m: int = 16):
+    return drawn(rfx.features.named(name, num_features=m), dim, seed=1, like=like, heads=heads)
 
 
 def biases(kind: str, t: int, s: int, rng) -> np.ndarray:
@@ -140,7 +140,7 @@ def test_an_inaccurate_transform_is_noticed(kind: str, monkeypatch: pytest.Monke
     elif kind == "far":
         bias[299] = 40.0  # which the first 300 queries do not see
     else:
-        k[:, 400:] *= 8.0
+        k[:, 400:] *= 30.0
     call = {"features": draw("favor+", q, heads=None, dim=4), "bias": bias, "is_causal": True}
     want, _ = oracle(q, k, v, **call)
     right = rfx.relative_attention(q, k, v, method="fft", **call)
@@ -283,10 +283,10 @@ def test_points_without_heads_and_lengths_of_one_work(lib: ArrayLibrary) -> None
 
 @CAUSAL
 def test_memory_is_linear_without_all_columns(is_causal: bool) -> None:
-    length, m, e = 4096, 64, 64
+    length, m, e = 4096, 32, 32
     rng = np.random.default_rng(14)
-    q, k, v = (0.3 * rng.standard_normal((3, 1, length, 64))).astype(np.float32)
-    phi = drawn(rfx.features.Positive(num_features=m), 64, seed=1, like=q)
+    q, k, v = (0.3 * rng.standard_normal((3, 1, length, e))).astype(np.float32)
+    phi = draw("favor+", q, heads=None, dim=e, m=m)
     call = {"features": phi, "bias": -0.01 * np.abs(np.arange(2 * length - 1.0) - length + 1)}
     for method, share in (("fft", 0.4), ("direct", 0.4)):
         peak = peak_memory(
@@ -367,7 +367,7 @@ def test_torch_gradients_are_those_of_finite_differences(
 ) -> None:
     torch = pytest.importorskip("torch")
     arrays = [torch.asarray(a).requires_grad_() for a in small(length)]
-    phi = draw(name, arrays[0].detach(), dim=4)
+    phi = draw(name, arrays[0].detach(), dim=4, m=4)
     mask = torch.arange(length) != 1
 
     def call(q, k, v, bias):
@@ -376,7 +376,7 @@ def test_torch_gradients_are_those_of_finite_differences(
             method="direct" if length == 5 else "fft",
         )  # fmt: skip
 
-    assert torch.autograd.gradcheck(call, arrays, fast_mode=length > 5)
+    assert torch.autograd.gradcheck(call, arrays, fast_mode=True)
 
 
 @CAUSAL
@@ -400,29 +400,31 @@ def test_gradients_of_both_methods_agree(is_causal: bool) -> None:
         assert_agrees(fft, direct, scale=256.0)
 
 
-@METHODS
-def test_jax_gradients_are_those_of_torch(method: str) -> None:
+def test_jax_gradients_are_those_of_torch() -> None:
+    """With a bias for which the transform is good, and one for which the blocks are taken."""
     jax, torch = pytest.importorskip("jax"), pytest.importorskip("torch")
-    host = small(66 if method == "fft" else 9)
+    good = small(66)
+    steep = (*good[:3], good[3] + 60.0 * (np.arange(131) == 100))
     with jax.enable_x64(True):
-        arrays = [jax.numpy.asarray(a) for a in host]
-        phi = draw("favor+", arrays[0], dim=4)
+        phi = draw("favor+", jax.numpy.asarray(good[0]), dim=4, m=4)
 
         @jax.jit
         def gradient(*arrays):
             def call(q, k, v, bias):
-                out = rfx.relative_attention(q, k, v, features=phi, bias=bias, method=method)
+                out = rfx.relative_attention(q, k, v, features=phi, bias=bias, method="fft")
                 return (out * out).sum()
 
             return jax.grad(call, argnums=(0, 1, 2, 3))(*arrays)
 
-        got = gradient(*arrays)
-    q, k, v, bias = (torch.asarray(a).requires_grad_() for a in host)
-    phi = draw("favor+", q.detach(), dim=4)
-    out = rfx.relative_attention(q, k, v, features=phi, bias=bias, method=method)
-    (out * out).sum().backward()
-    for mine, other in zip(got, (q, k, v, bias), strict=True):
-        assert_agrees(mine, to_numpy(other.grad), scale=256.0)
+        found = [gradient(*map(jax.numpy.asarray, host)) for host in (good, steep)]
+    for host, got in zip((good, steep), found, strict=True):
+        arrays = [torch.asarray(a).requires_grad_() for a in host]
+        q, k, v, bias = arrays
+        phi = draw("favor+", q.detach(), dim=4, m=4)
+        out = rfx.relative_attention(q, k, v, features=phi, bias=bias, method="direct")
+        (out * out).sum().backward()
+        for mine, other in zip(got, arrays, strict=True):
+            assert_agrees(mine, to_numpy(other.grad), scale=4096.0)
 
 
 def test_transforms_of_both_libraries_go_through() -> None:
@@ -443,7 +445,7 @@ def test_transforms_of_both_libraries_go_through() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_torch_compile_takes_it_as_one_graph() -> None:
     torch = pytest.importorskip("torch")
-    arrays = [torch.asarray(a, dtype=torch.float32) for a in small(20)]
+    arrays = [torch.asarray(a, dtype=torch.float32) for a in small(8)]
     phi = draw("favor+", arrays[0], dim=4)
 
     def call(q, k, v, bias):

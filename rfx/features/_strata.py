@@ -103,8 +103,9 @@ def strata(kernel: DotProduct, each: int, columns: int, dim: int, power: float) 
     return min(plans, key=lambda plan: plan[0])[1]
 
 
+@lru_cache(maxsize=256)
 def deviations(kernel: DotProduct, power: float) -> Host:
-    """a_n σ^n."""
+    """a_n σ^n; not to be written to."""
     count = _TERMS if isinstance(kernel.series, str) else len(kernel.series)
     with np.errstate(divide="ignore"):
         logs = np.log(kernel.coefficients(count))
