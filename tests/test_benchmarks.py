@@ -35,7 +35,7 @@ CASES = {
     "backward": ("Length", "Comparison"),
     "memory": ("Forward", "Backward", "Device"),
     "decode": ("Token", "Prompt"),
-    "features": ("Matrix", "Sampler"),
+    "features": ("CountSketch", "Matrix", "Sampler"),
     "fwht": ("Project",),
     "gated": ("Gated",),
     "imports": ("Import",),
@@ -139,6 +139,7 @@ def test_benchmark_runs_once_on_each_library(
         "Forward": module == "memory" and name in ON_GPU,
         "Backward": name in (*ON_GPU, "numpy"),
         "BFloat16": name in WITHOUT_GRADIENTS,
+        "CountSketch": importlib.util.find_spec("sklearn") is None,
     }
     backward = module == "backward" and name in WITHOUT_GRADIENTS
     if not present(name) or cannot.get(case_name, False) or backward:
@@ -336,7 +337,8 @@ def results(suite: Modules, scope: Any) -> Any:
             assert len(job.params) == len(getattr(case, "params", ()))
             assert callable(getattr(case, job.method))
             names = ("exact", "floor", "forward", "float32", "copy", "RBFSampler", "numpy", "draw")
-            found.results[job] = dict.fromkeys((*names, "prompt and tokens"), 1.0)
+            names = (*names, "prompt and tokens", "PolynomialCountSketch")
+            found.results[job] = dict.fromkeys(names, 1.0)
             found.results[job] |= dict.fromkeys(("linear", "bfloat16", "token", "rfx"), 2.0)
             found.results[job] |= {"error": 0.5, "uniform": 0.75, "skill": 0.25}
             if job.method == "track_extra":
@@ -356,6 +358,7 @@ def test_the_page_says_where_rfx_loses(suite: Modules) -> None:
     assert f"- Forward, torch, causal: {slower} 512 (2.00 times), 1024 (2.00 times)" in text
     assert "- bfloat16, torch, causal, length 4096: slower than float32 (2.00 times)." in text
     assert "- Features, positive: slower than RBFSampler (2.00 times)." in text
+    assert "- Features, torch: slower than PolynomialCountSketch (2.00 times)." in text
     assert "worse than uniform attention with" not in text
     for job, result in found.results.items():
         if job.case == "Map":

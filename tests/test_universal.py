@@ -126,7 +126,7 @@ def test_the_parameter_of_exponential_features_has_the_least_second_moment() -> 
             best = optimize.minimize_scalar(moment, bounds=(1e-3, 1.0), method="bounded")
             at = np.asarray([product])
             assert np.isclose(_best_root(at, dim)[0], best.x, atol=1e-4)
-            assert np.isclose(2.0 * _growth(at, dim)[0], best.fun, rtol=1e-9)
+            assert np.isclose(2.0 * _growth(at, dim, 1.0)[0], best.fun, rtol=1e-9)
 
 
 def test_fitted_norms_are_roots_of_mean_squares_and_the_best_ones() -> None:

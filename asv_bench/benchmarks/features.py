@@ -1,4 +1,4 @@
-"""Feature matrices, beside scikit-learn's RBFSampler at equal columns."""
+"""Feature matrices, beside those of scikit-learn at equal columns."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ from ._clock import medians
 from ._libraries import start
 from ._rows import Prepared, Timed
 
-__all__ = ["Matrix", "Sampler"]
+__all__ = ["CountSketch", "Matrix", "Sampler"]
 
 ROWS, DIM, COLUMNS = (100, 64, 64) if QUICK else (20_000, 64, 1024)
-MAPS = {"trigonometric": rfx.features.Trigonometric, "positive": rfx.features.Positive}
+DEGREE = 3
+# exp(-|x - y|^2 / 2), which is gamma = 0.5 in scikit-learn, and (x.y)^3.
+GAUSSIAN, CUBIC = rfx.kernels.Gaussian(), rfx.kernels.Polynomial(DEGREE, scale=1.0)
+SAMPLED = {
+    "trigonometric": rfx.features.Trigonometric(COLUMNS, kernel=GAUSSIAN),
+    "positive": rfx.features.Positive(COLUMNS, kernel=GAUSSIAN),
+}
+SKETCH = rfx.features.TensorSketch(COLUMNS, kernel=CUBIC)
+MAPS = SAMPLED | {"tensorsketch": SKETCH}
 
 
 class Matrix(Timed):
@@ -29,7 +37,8 @@ class Matrix(Timed):
     def prepare(self, kind: str, name: str) -> None:
         library = start(name)
         x = library.move(_points())
-        self.keep(library.finished(library.features(_map(kind, x), x)))
+        phi = MAPS[kind].draw(DIM, seed=0, like=x)
+        self.keep(library.finished(library.features(phi, x)))
 
     def time_features(self, kind: str, name: str) -> None:
         self.run()
@@ -38,20 +47,17 @@ class Matrix(Timed):
 class Sampler(Prepared):
     """Time over that of RBFSampler, which computes on NumPy arrays too, called in turn."""
 
-    params = (axis(*MAPS),)
+    params = (axis(*SAMPLED),)
     param_names = ("map",)
     unit = "ratio"
 
     def prepare(self, kind: str) -> None:
-        try:
-            module = import_module("sklearn.kernel_approximation")
-        except ImportError as error:
-            raise NotImplementedError(f"scikit-learn cannot be imported: {error}") from error
-        x = _points()
+        module, x = _scikit_learn(), _points()
         sampler = module.RBFSampler(gamma=0.5, n_components=COLUMNS, random_state=0).fit(x)
         assert sampler.transform(x).dtype == x.dtype, "both are to compute in float32"
+        phi = SAMPLED[kind].draw(DIM, seed=0, like=x)
         self.calls = {
-            "rfx": start("numpy").features(_map(kind, x), x),
+            "rfx": start("numpy").features(phi, x),
             "RBFSampler": lambda: sampler.transform(x),
         }
 
@@ -64,13 +70,45 @@ class Sampler(Prepared):
         return medians(self.calls)
 
 
+class CountSketch(Prepared):
+    """Time of TensorSketch over that of PolynomialCountSketch on NumPy arrays, called in turn.
+
+    Both of degree 3. It computes in float64 where rfx has float32.
+    """
+
+    params = (NAMES,)
+    param_names = ("library",)
+    unit = "ratio"
+
+    def prepare(self, name: str) -> None:
+        module, library, host = _scikit_learn(), start(name), _points()
+        sketch = module.PolynomialCountSketch(
+            gamma=1.0, degree=DEGREE, n_components=COLUMNS, random_state=0
+        ).fit(host)
+        x = library.move(host)
+        phi = SKETCH.draw(DIM, seed=0, like=x)
+        self.calls = {
+            "rfx": library.finished(library.features(phi, x)),
+            "PolynomialCountSketch": lambda: sketch.transform(host),
+        }
+
+    def track_ratio_to_count_sketch(self, name: str) -> float:
+        found = self.seconds(name)
+        return found["rfx"] / found["PolynomialCountSketch"]
+
+    def seconds(self, name: str) -> dict[str, float]:
+        """Medians of both."""
+        return medians(self.calls)
+
+
+def _scikit_learn() -> Any:
+    try:
+        return import_module("sklearn.kernel_approximation")
+    except ImportError as error:
+        raise NotImplementedError(f"scikit-learn cannot be imported: {error}") from error
+
+
 def _points() -> np.ndarray:
     """Of norm near 1, so that features are of usual size."""
     points = np.random.default_rng(0).standard_normal((ROWS, DIM), dtype=np.float32)
     return points / np.float32(DIM**0.5)
-
-
-def _map(kind: str, x: Any) -> Any:
-    # exp(-|x - y|^2 / 2), which is gamma = 0.5 there.
-    spec = MAPS[kind](num_features=COLUMNS, kernel=rfx.kernels.Gaussian())
-    return spec.draw(DIM, seed=0, like=x)

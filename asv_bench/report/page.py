@@ -56,7 +56,7 @@ def _losses(scope: Scope, found: Found) -> list[str]:
     return [
         "Every row below in which linear attention is slower than exact attention, an estimate is "
         "worse than uniform attention, bfloat16 is slower than float32, or features are slower than"
-        " RBFSampler. Other maps and activations may lose elsewhere.",
+        " those of scikit-learn. Other maps and activations may lose elsewhere.",
         "",
         *_bullets(lines, "None."),
     ]

@@ -10,7 +10,6 @@ from rfx._xp import Array, namespace, truth
 from rfx.attention.fourier_bias import attend_with_positions
 from rfx.attention.state import State
 from rfx.features import DrawnMap
-from rfx.features.pointwise import Deterministic
 
 __all__ = ["cosformer_attention"]
 
@@ -89,6 +88,8 @@ def cosformer_attention(
             f"is negative farther away, got {max_length}; pass a larger one"
         )
     if features is None:
+        from rfx.features.pointwise import Deterministic  # not at import, as all specs
+
         features = Deterministic("relu").draw(query.shape[-1], seed=0, like=query)
 
     def of_positions(position: Array) -> Array:

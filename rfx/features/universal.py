@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -257,20 +257,22 @@ class Universal(Spec):
 
 @lru_cache(maxsize=64)
 def _planned(spec: Universal, axes: int, x_norm: float, w_norm: float) -> _Plan:
-    """The same for all heads, and a series takes milliseconds."""
+    """The same for all heads, and a series takes milliseconds.
 
-    def growth(theta: Host) -> Host:
-        return _growth(theta * x_norm * w_norm, axes)
-
+    Its waves are priced as for points of twice |x| |w|: some pairs are that long, and squares of
+    amplitudes, which least squares counts, are easier on small and fast waves than the variance is.
+    """
+    product = x_norm * w_norm
     if spec.function in EXACT:
         waves = EXACT[str(spec.function)]()
     else:
-        waves = series(spec.kernel.activations, spec.limit, spec.tolerance, growth)
+        price = partial(_growth, axes=axes, product=2.0 * product)
+        waves = series(spec.kernel.activations, spec.limit, spec.tolerance, price)
     theta = waves.frequency
-    root = _best_root(theta * x_norm * w_norm, axes)
+    root = _best_root(theta * product, axes)
     ratio = w_norm / (x_norm * root)
     log_size = np.log(waves.amplitude)
-    log_share = log_size + growth(theta)
+    log_share = log_size + _growth(theta, axes, product)
     log_share = log_share - np.logaddexp.reduce(log_share)
     a, b = np.sqrt(theta * ratio), np.sqrt(theta / ratio)
     return _Plan(theta, waves.phase, root, a, b, log_share, log_size - log_share)
@@ -291,7 +293,7 @@ def _best_root(product: Host, axes: int) -> Host:
     return high
 
 
-def _growth(product: Host, axes: int) -> Host:
-    """Half the log of that second moment."""
-    s = _best_root(product, axes)
-    return 0.5 * axes * (np.log(0.5 * (1.0 + s * s)) - np.log(s)) + s * product
+def _growth(theta: Host, axes: int, product: float) -> Host:
+    """Half the log of that second moment, at frequencies θ and |x| |w| = ``product``."""
+    s = _best_root(theta * product, axes)
+    return 0.5 * axes * (np.log(0.5 * (1.0 + s * s)) - np.log(s)) + s * theta * product

@@ -12,6 +12,7 @@ and one of query i, which cancels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rfx._xp import Array, constant, exp_nonpositive, full, namespace
@@ -29,7 +30,7 @@ _TOLERANCE = 256.0
 """Roundings of the output's dtype that a bound may reach beside the denominator."""
 _FEW = 1 / 8
 """The share of strips that are computed directly rather than all in float64."""
-_SLOPES = tuple(k / 8 for k in range(-8, 9))
+_SLOPES, _PARTS = 8, 512
 
 
 class Factors(NamedTuple):
@@ -195,7 +196,7 @@ def best_slope(bias: Array, t: int, s: int) -> Array:
     """The α, shape (..., H, 1), that leaves the lowest of the rows' largest terms highest.
 
     With α taken out, row i's largest term is max_j e^{b_{j−i} + αi}, beside the largest product of
-    a diagonal and a key's factor, max_l e^{b_l − αl} · max_j e^{αj}.
+    a diagonal and a key's factor, max_l e^{b_l − αl} · max_j e^{αj}. All are looked at in parts.
     """
     xp = namespace(bias)
     low = empty_log(bias.dtype, xp)
@@ -204,19 +205,30 @@ def best_slope(bias: Array, t: int, s: int) -> Array:
     highest = xp.max(bias, axis=-1, keepdims=True)
     lowest = xp.min(xp.where(is_open, bias, highest), axis=-1, keepdims=True)
     spread = (highest - lowest) / xp.maximum(count - 1.0, xp.ones_like(count))
-    spread = xp.max(spread, axis=-2)[..., None, :]
-    offset = _numbers(bias, t + s - 1) - (t - 1.0)
-    row, best = xp.flip(_numbers(bias, t)), _windows(bias, s)
-    found, slope = xp.full_like(spread, 2.0 * low), xp.zeros_like(spread)
-    for share in _SLOPES:
-        alpha = share * spread
-        above = xp.where(is_open, bias - alpha * offset, low)
-        kept = xp.where(best > low, best + alpha * row, -low)
-        kept = xp.min(kept, axis=-1, keepdims=True) - xp.max(above, axis=-1, keepdims=True)
-        kept = xp.min(kept, axis=-2, keepdims=True) - xp.clip(alpha * (s - 1.0), 0.0, None)
-        slope = xp.where(kept > found, alpha, slope)
-        found = xp.maximum(kept, found)
-    return slope[..., 0, :]
+    shares = (_numbers(bias, 2 * _SLOPES + 1) - _SLOPES) / _SLOPES
+    alpha = xp.max(spread, axis=-2) * shares  # (..., H, slopes)
+    slope = alpha[..., None, :, None]
+
+    part, offset = _parts(bias, xp.max, low)
+    above = xp.where(part > low, part - slope * (offset - (t - 1.0)), low)
+    window = _windows(bias, s)
+    part, place = _parts(xp.where(window > low, window, -low), xp.min, -low)
+    kept = xp.where(part < -low, part + slope * (t - 1.0 - place), -low)
+    kept = xp.min(xp.min(kept, axis=-1) - xp.max(above, axis=-1), axis=-2)
+    kept = kept - xp.clip(alpha * (s - 1.0), 0.0, None) - 1e-3 * xp.abs(shares)
+    place = xp.argmax(kept, axis=-1, keepdims=True)
+    return xp.take_along_axis(alpha, place, axis=-1)
+
+
+def _parts(array: Array, reduce: Callable[..., Array], fill: float) -> tuple[Array, Array]:
+    """The largest or smallest of some hundred parts, (..., 1, parts), and where they are."""
+    xp, length = namespace(array), array.shape[-1]
+    size = -(-length // _PARTS)
+    rest = full(array, (*array.shape[:-1], -length % size), fill, array.dtype)
+    array = xp.concat([array, rest], axis=-1)
+    count = array.shape[-1] // size
+    array = reduce(xp.reshape(array, (*array.shape[:-1], 1, count, size)), axis=-1)
+    return array, _numbers(array, count) * size + 0.5 * (size - 1)
 
 
 def _windows(bias: Array, size: int) -> Array:

@@ -16,6 +16,7 @@ from rfx.cli.reproduce.experiment import Experiment, Request
 from rfx.cli.reproduce.folder import archives
 from rfx.cli.reproduce.landmarks import EXPERIMENT as LANDMARKS
 from rfx.cli.reproduce.polynomial import EXPERIMENT as POLYNOMIAL
+from rfx.cli.reproduce.polynomial import EXPERIMENT as POLYNOMIAL
 from rfx.cli.reproduce.simplex import EXPERIMENT as SIMPLEX
 from rfx.cli.reproduce.variance import EXPERIMENT as VARIANCE
 

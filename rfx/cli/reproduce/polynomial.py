@@ -1,14 +1,15 @@
-"""Polynomial maps: error against degree and number of columns, measured and in closed form."""
+"""Sketches of the polynomial kernel: error against the degree and the number of features."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import rfx
+from rfx.cli import inputs
 from rfx.cli.reproduce.experiment import Advance, Cell, Claim, Experiment, Grid, Outcome, Request
 from rfx.features import Maclaurin, ProductSketch, Spec, TensorSketch
 from rfx.kernels import DotProduct, Polynomial
@@ -16,230 +17,239 @@ from rfx.kernels import DotProduct, Polynomial
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["EXPERIMENT", "METHODS", "SERIES", "points"]
+__all__ = ["EXPERIMENT", "METHODS", "closed_form", "measured", "points", "spec"]
 
-_DEGREES = (2, 3, 5, 8)
-_COLUMNS = (64, 256, 1024)
-_LIGHT = 3
-"""The highest degree at which a mean over draws says what the expectation is."""
+METHODS = ("maclaurin", "real", "tensor", "complex", "strata")
+SETS = ("sphere", "keys")
+_TITLES = {"sphere": "Points on the sphere", "keys": "Keys of a sentence encoder, at norm 1"}
 
-_KINDS = ("sphere", "positive")
+_SIZES = (64, 256, 1024)
 
 _DESCRIPTION = """\
-Error of the sketches of (x.y)^p against the degree p and the number of columns m, and of random
-Maclaurin features of exp(x.y) against m.
+The relative error |estimate - exact| / |exact| of the matrix of (x.y + 1)^p between 150 points of
+norm 1 and themselves, for sketches of degree p with m features:
 
-Points have norm 1 and 32 axes: on the sphere, where inner products are near 0, or with positive
-coordinates of very different size, as counts of words are, where they are near 1. The error is the
-root of E |estimate - K|^2 / |K|^2 over the kernel matrix of 20 and 30 points; a seed is a number of
-draws. Beside each stands the value of the closed form.
+  maclaurin  random Maclaurin features with random degrees, as in the paper (maclaurin with
+             stratified=False)
+  real       products of p vectors of random signs (ctr-sketch with signs="rademacher")
+  tensor     TensorSketch (tensorsketch)
+  complex    products of p vectors with entries 1, i, -1 and -i, as real and imaginary parts: m
+             columns are m/2 products (ctr-sketch)
+  strata     Maclaurin features with exact low degrees and shares of the columns for the others
+             (maclaurin)
 
-tensorsketch: count sketches and one convolution. real, gaussian, complex: products of projections
-on vectors of signs, of normal numbers, and of 1, -1, i, -i. maclaurin: degrees drawn at random, as
-in its paper; with strata (and complex signs): degrees 0 and 1 exact, and the others shared out."""
+Points are uniform on the sphere of 32 axes, or keys of one head of a sentence encoder, from the
+sample that comes with rfx, divided by their norms. Each seed draws new maps, and new points on the
+sphere. The closed form is the root of the mean variance over that of the mean squared kernel.
 
-
-class Method(NamedTuple):
-    """A column: its title, and what makes the spec for a number of columns and a kernel."""
-
-    title: str
-    spec: Callable[..., Spec]
-
-
-METHODS = (
-    Method("tensorsketch", TensorSketch),
-    Method("real", lambda m, kernel: ProductSketch(m, kernel, signs="rademacher")),
-    Method("gaussian", lambda m, kernel: ProductSketch(m, kernel, signs="gaussian")),
-    Method("complex", lambda m, kernel: ProductSketch(m, kernel, signs="complex")),
-)
-SERIES = (
-    Method("maclaurin", lambda m, kernel: Maclaurin(m, kernel, stratified=False)),
-    Method("strata", lambda m, kernel: Maclaurin(m, kernel)),
-    Method("strata, complex", lambda m, kernel: Maclaurin(m, kernel, signs="complex")),
-)
+Expected: measured errors at their closed forms; errors of sketches that fall as m^(-1/2); TensorSketch
+and complex signs better than real ones, the more so the higher the degree; and strata better than
+random degrees."""
 
 
-def points(kind: str, dim: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """20 and 30 points of norm 1."""
-    rng = np.random.default_rng(20_260_101)
-    found = rng.standard_normal((50, dim))
-    if kind == "positive":
-        found = np.exp(found)
-    found = found / np.linalg.norm(found, axis=-1, keepdims=True)
-    return found[:20], found[20:]
+def points(name: str, seed: int, count: int, dim: int) -> np.ndarray:
+    """Points of norm 1, float64 of shape (count, dim)."""
+    if name == "sphere":
+        found = np.random.default_rng(seed).standard_normal((count, dim))
+    else:
+        found = inputs.read(None, None, None).key[0].astype(np.float64)[:count, :dim]
+    return found / np.linalg.norm(found, axis=-1, keepdims=True)
+
+
+def spec(method: str, degree: int, num_features: int) -> Spec:
+    """A map of (x·y + 1)^degree."""
+    kernel = Polynomial(degree, offset=1.0, scale=1.0)
+    series = tuple(float(math.comb(degree, n)) for n in range(degree + 1))
+    match method:
+        case "maclaurin":
+            return Maclaurin(num_features, DotProduct(series, scale=1.0), stratified=False)
+        case "strata":
+            return Maclaurin(num_features, DotProduct(series, scale=1.0))
+        case "tensor":
+            return TensorSketch(num_features, kernel)
+        case "complex":
+            return ProductSketch(num_features, kernel)
+    return ProductSketch(num_features, kernel, "rademacher")
+
+
+def closed_form(of: Spec, x: np.ndarray) -> float:
+    """The root of the mean variance, over that of the mean squared kernel."""
+    variance = of.variance(x, x)
+    assert variance is not None
+    return float(np.sqrt(np.mean(variance) / np.mean(np.square(of.kernel(x, x)))))
+
+
+def measured(of: Spec, x: np.ndarray, seed: int) -> float:
+    """The relative error of one draw."""
+    exact = of.kernel(x, x)
+    found = rfx.gram(x, x, features=of.draw(x.shape[-1], seed=seed, like=x))
+    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
 def measure(request: Request, advance: Advance) -> Outcome:
-    """The error of every method at every degree and number of columns, on both sets of points."""
-    draws = 5 if request.quick else 20
-    columns = _COLUMNS[:2] if request.quick else _COLUMNS
-    rows: list[dict[str, Any]] = []
-    for kind in _KINDS:
-        for degree in _DEGREES[:2] if request.quick else _DEGREES:
-            advance(f"{kind} points, degree {degree}")
-            power = Polynomial(degree, scale=1.0)
-            rows += _rows(METHODS, power, columns, kind, degree, draws, request.seeds)
-        advance(f"{kind} points, exp")
-        kernel = DotProduct("exp", scale=1.0)
-        rows += _rows(SERIES, kernel, columns, kind, None, draws, request.seeds)
+    """Errors of each method at each degree and m, on both sets of points."""
+    count, degrees, sizes = (50, (2, 3), (16, 64)) if request.quick else (150, (2, 3, 4, 6), _SIZES)
+    rows = []
+    for name in SETS:
+        each = [points(name, seed, count, 32) for seed in range(request.seeds)]
+        for degree in degrees:
+            for m in sizes:
+                advance(f"{name}: degree {degree}, m = {m}")
+                for method in METHODS:
+                    of = spec(method, degree, m)
+                    errors = [measured(of, x, seed) for seed, x in enumerate(each)]
+                    formulas = [closed_form(of, x) for x in each[: 1 if name == "keys" else None]]
+                    key = {"set": name, "degree": degree, "num_features": m, "method": method}
+                    rows.append(key | _summary(errors, formulas))
     return Outcome(
-        settings={"dim": 32, "draws": draws * request.seeds},
-        grids=(*(_grid(rows, kind) for kind in _KINDS), _series_grid(rows)),
-        claims=tuple(_claims(rows)),
+        settings={"points": count, "dim": 32, "kernel": "(x.y + 1)^p"},
+        grids=tuple(_grid(name, rows) for name in SETS),
+        claims=_claims(rows),
         notes=(
-            "Numbers are roots of mean squared errors, relative to the kernel matrix: measured, "
-            "and by the closed form in brackets. The answer 0 has the error 1.",
+            "measured: root of the mean squared relative error over seeds; in front of it the closed "
+            "form, which orders are judged by.",
         ),
         rows=rows,
         plot=lambda figure: _plot(figure, rows),
-        plot_size=(13.0, 4.5),
+        plot_size=(11.0, 8.0),
     )
 
 
-def _rows(
-    methods: tuple[Method, ...],
-    kernel: Any,
-    columns: tuple[int, ...],
-    kind: str,
-    degree: int | None,
-    draws: int,
-    seeds: int,
-) -> list[dict[str, Any]]:
-    x, y = points(kind)
-    exact = kernel(x, y)
-    size = float(np.sum(exact**2))
-    wide = [np.broadcast_to(a, (draws, *a.shape)) for a in (x, y)]
-    rows = []
-    for method in methods:
-        for m in columns:
-            spec = method.spec(m, kernel)
-            errors = []
-            for seed in range(seeds):
-                phi = spec.draw(x.shape[-1], seed=seed, like=x, heads=draws)
-                gram = rfx.gram(*wide, features=phi)
-                errors += (np.sum((gram - exact) ** 2, axis=(-2, -1)) / size).tolist()
-            variance = np.asarray(spec.variance(x, y))
-            rows.append(
-                {
-                    "points": kind,
-                    "degree": degree,
-                    "method": method.title,
-                    "m": m,
-                    "error": math.sqrt(float(np.mean(errors))),
-                    "mse": float(np.mean(errors)),
-                    "standard_error": float(np.std(errors, ddof=1)) / math.sqrt(len(errors)),
-                    "closed_form": float(np.sum(variance)) / size,
-                }
-            )
-    return rows
+def _summary(errors: list[float], formulas: list[float]) -> dict[str, Any]:
+    """Means of squares, and the standard error of the measured one, as roots and to first order."""
+    squares = np.square(errors)
+    error = float(np.sqrt(squares.mean()))
+    spread = float(squares.std(ddof=1)) if len(errors) > 1 else math.nan
+    return {
+        "closed_form": float(np.sqrt(np.mean(np.square(formulas)))),
+        "error": error,
+        "standard_error": spread / len(errors) ** 0.5 / (2.0 * error),
+        "errors": errors,
+    }
 
 
-def _find(rows: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
-    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+def _grid(name: str, rows: list[dict[str, Any]]) -> Grid:
+    own = [row for row in rows if row["set"] == name]
+    lines: list[tuple[Cell, ...] | None] = []
+    for degree, m in dict.fromkeys((row["degree"], row["num_features"]) for row in own):
+        if lines and m == own[0]["num_features"]:
+            lines.append(None)
+        cells: list[Cell] = [str(degree), str(m)]
+        for row in own:
+            if (row["degree"], row["num_features"]) == (degree, m):
+                cells += [f"{row['closed_form']:.3g}", f"{row['error']:.3g}"]
+        lines.append(tuple(cells))
+    titles = [title for method in METHODS for title in (method, "measured")]
+    return Grid(f"{_TITLES[name]}: relative error", ("p", "m", *titles), tuple(lines), labels=0)
 
 
-def _cells(rows: list[dict[str, Any]]) -> list[Cell]:
-    """The measured error of each row, and the closed form's in brackets."""
-    cells: list[Cell] = []
-    for row in rows:
-        cells += [row["error"], f"({math.sqrt(row['closed_form']):.3g})"]
-    return cells
+def _claims(rows: list[dict[str, Any]]) -> tuple[Claim, ...]:
+    far = [r for r in rows if not abs(r["error"] - r["closed_form"]) <= _slack(r)]
+    text = f"{len(rows) - len(far)} of {len(rows)} errors are at their closed form, within 4"
+    claims = [Claim(f"{text} standard errors or 5 %.", not far), _falls(rows)]
+    table = {
+        (r["set"], r["degree"], r["num_features"], r["method"]): r["closed_form"] for r in rows
+    }
+    for better, worse in (("complex", "real"), ("tensor", "real"), ("strata", "maclaurin")):
+        claims.append(_order(table, better, worse))
+    degrees = sorted({key[1] for key in table})
+    shares = [_share(table, "complex", "real", degree) for degree in degrees]
+    each = [f"p = {degree}: {share:.2f}" for degree, share in zip(degrees, shares, strict=True)]
+    text = "Error of complex signs, that of real ones being 1, falls with the degree: "
+    if not _falling(shares):
+        text = "Error of complex signs, that of real ones being 1, does NOT fall with the degree: "
+    claims.append(Claim(f"{text}{', '.join(each)}.", _falling(shares)))
+    means = {method: _share(table, method, "maclaurin") for method in METHODS}
+    best = sorted(METHODS, key=lambda method: means[method])
+    listed = ", ".join(f"{method} {means[method]:.2f}" for method in best)
+    claims.append(Claim(f"All cases, that of maclaurin being 1 (geometric mean): {listed}."))
+    return tuple(claims)
 
 
-def _grid(rows: list[dict[str, Any]], kind: str) -> Grid:
-    own = [row for row in _find(rows, points=kind) if row["degree"] is not None]
-    lines = [
-        (str(degree), str(m), *_cells(_find(own, degree=degree, m=m)))
-        for degree in dict.fromkeys(row["degree"] for row in own)
-        for m in dict.fromkeys(row["m"] for row in own)
+def _slack(row: dict[str, Any]) -> float:
+    """With heavy tails a standard error of few seeds says little of itself."""
+    spread = 0.0 if math.isnan(row["standard_error"]) else 4.0 * row["standard_error"]
+    return max(spread, 0.05 * row["closed_form"])
+
+
+def _falls(rows: list[dict[str, Any]]) -> Claim:
+    """Whether the errors of sketches fall as the root of m."""
+    sizes = sorted({row["num_features"] for row in rows})
+    error = {(r["set"], r["degree"], r["num_features"], r["method"]): r["error"] for r in rows}
+    falls = [
+        error[name, degree, sizes[0], method] / error[name, degree, sizes[-1], method]
+        for name, degree, m, method in error
+        if m == sizes[0] and method in ("real", "tensor", "complex")
     ]
-    titles = [cell for method in METHODS for cell in (method.title, "")]
-    return Grid(f"(x.y)^p, {kind} points", ("p", "m", *titles), tuple(lines), labels=0)
-
-
-def _series_grid(rows: list[dict[str, Any]]) -> Grid:
-    own = _find(rows, degree=None)
-    lines = [
-        (kind, str(m), *_cells(_find(own, points=kind, m=m)))
-        for kind in _KINDS
-        for m in dict.fromkeys(row["m"] for row in own)
-    ]
-    titles = [cell for method in SERIES for cell in (method.title, "")]
-    return Grid("exp(x.y)", ("points", "m", *titles), tuple(lines))
-
-
-def _claims(rows: list[dict[str, Any]]) -> list[Claim]:
-    light = [row for row in rows if (row["degree"] or 0) <= _LIGHT]
-    far = [r for r in light if abs(r["mse"] - r["closed_form"]) > 5.0 * r["standard_error"]]
-    found = [
-        Claim(
-            f"{len(light) - len(far)} of {len(light)} mean squared errors up to p = {_LIGHT} lie "
-            "within 5 standard errors of the closed form. Beyond, tails are too heavy for a mean.",
-            not far,
-        )
-    ]
-    found.append(_order(rows, ("complex", "real"), "positive"))
-    found.append(_order(rows, ("strata", "maclaurin"), None))
-    falls = []
-    for row in _find(rows, m=max(r["m"] for r in rows)):
-        first = _find(rows, points=row["points"], degree=row["degree"], method=row["method"])[0]
-        falls.append(math.sqrt(first["closed_form"] / row["closed_form"]))
-    ratio = math.sqrt(max(r["m"] for r in rows) / min(r["m"] for r in rows))
-    found.append(
-        Claim(
-            f"{ratio**2:.0f} times as many columns lower the expected error {min(falls):.2g} to "
-            f"{max(falls):.2g} times; of independent columns it is {ratio:.0f} times.",
-            min(falls) > 0.9 * ratio,
-        )
+    wanted = (sizes[-1] / sizes[0]) ** 0.5
+    return Claim(
+        f"From m = {sizes[0]} to {sizes[-1]} errors of sketches fall to 1/{min(falls):.2f} to "
+        f"1/{max(falls):.2f}; expected is 1/{wanted:.2f} within a quarter.",
+        all(abs(fall / wanted - 1.0) < 0.25 for fall in falls),
     )
-    return found
 
 
-def _order(rows: list[dict[str, Any]], pair: tuple[str, str], kind: str | None) -> Claim:
-    """Whether the first method's closed form is the lower one wherever both were run."""
-    better, worse = pair
-    total = held = 0
-    for row in _find(rows, method=better):
-        if kind is not None and row["points"] != kind:
-            continue
-        key = {name: row[name] for name in ("points", "degree", "m")}
-        other = _find(rows, method=worse, **key)[0]
-        total, held = total + 1, held + (row["closed_form"] < other["closed_form"])
-    where = f" on {kind} points" if kind else ""
-    text = f"Expected: {better} below {worse}{where}; so by the closed forms in {held} of {total}."
-    return Claim(text, held == total)
+def _falling(values: list[float]) -> bool:
+    return all(later < earlier for earlier, later in pairwise(values))
+
+
+Table = dict[tuple[str, int, int, str], float]
+
+
+def _order(table: Table, better: str, worse: str) -> Claim:
+    """Whether one method has less error than another wherever both were measured."""
+    places = dict.fromkeys(key[:3] for key in table)
+    missed = [p for p in places if table[*p, better] >= table[*p, worse]]
+    text = f"{better} is below {worse} in {len(places) - len(missed)} of {len(places)} cases."
+    return Claim(text, not missed)
+
+
+def _share(table: Table, method: str, other: str, degree: int | None = None) -> float:
+    """Geometric mean of the ratio of two methods, at one degree or at all."""
+    places = dict.fromkeys(key[:3] for key in table if degree in (None, key[1]))
+    logs = [math.log(table[*place, method] / table[*place, other]) for place in places]
+    return math.exp(sum(logs) / len(logs))
 
 
 def _plot(figure: Figure, rows: list[dict[str, Any]]) -> None:
-    axes = figure.subplots(1, 3)
-    m = max(row["m"] for row in rows)
-    for axis, kind in zip(axes, _KINDS, strict=False):
-        for method in METHODS:
-            own = _find(rows, points=kind, method=method.title, m=m)
-            axis.plot([r["degree"] for r in own], [r["error"] for r in own], "o-",
-                      label=method.title)  # fmt: skip
-        axis.axhline(1.0, color="0.5", lw=0.8)
-        axis.set_title(f"(x·y)^p, {kind} points, m = {m}")
-        axis.set_xlabel("degree p")
-    for kind, style in zip(_KINDS, ("-", "--"), strict=True):
-        for i, method in enumerate(SERIES):
-            own = _find(rows, points=kind, method=method.title)
-            axes[2].plot([r["m"] for r in own], [r["error"] for r in own], f"o{style}",
-                         color=f"C{i}", label=f"{method.title}, {kind}")  # fmt: skip
-    axes[2].set_xscale("log")
-    axes[2].set_title("exp(x·y)")
-    axes[2].set_xlabel("columns m")
-    for axis in axes:
-        axis.set_yscale("log")
-        axis.set_ylabel("relative error")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+    """Against m at one degree, and against the degree at one m; lines are closed forms."""
+    panels = figure.subplots(2, len(SETS), sharey=True)
+    degrees = sorted({row["degree"] for row in rows})
+    sizes = sorted({row["num_features"] for row in rows})
+    fixed = {"degree": degrees[len(degrees) // 2], "num_features": sizes[len(sizes) // 2]}
+    for column, name in enumerate(SETS):
+        for line, (along, at) in enumerate(
+            (("num_features", "degree"), ("degree", "num_features"))
+        ):
+            axes = panels[line, column]
+            for i, method in enumerate(METHODS):
+                own = [
+                    row
+                    for row in rows
+                    if (row["set"], row["method"], row[at]) == (name, method, fixed[at])
+                ]
+                where = [row[along] for row in own]
+                axes.plot(where, [row["closed_form"] for row in own], color=f"C{i}")
+                errors = [row["error"] for row in own]
+                bars = [2.0 * row["standard_error"] for row in own]
+                axes.errorbar(where, errors, bars, fmt="o", capsize=3, color=f"C{i}", label=method)
+            axes.set_yscale("log")
+            if along == "num_features":
+                axes.set_xscale("log", base=2)
+                axes.set_xlabel(f"features m, degree {fixed[at]}")
+            else:
+                axes.set_xticks(degrees)
+                axes.set_xlabel(f"degree p, m = {fixed[at]}")
+            axes.grid(alpha=0.3)
+        panels[0, column].set_title(_TITLES[name])
+        panels[column, 0].set_ylabel("relative error")
+    panels[0, 0].legend()
 
 
 EXPERIMENT = Experiment(
     name="polynomial",
-    summary="Error of polynomial maps against degree and number of columns.",
+    summary="Error of sketches of the polynomial kernel against degree and number of features.",
     description=_DESCRIPTION,
-    seeds=5,
+    seeds=20,
     measure=measure,
 )
