@@ -42,6 +42,7 @@ CASES = {
     "drawing": ("Draw",),
     "error": ("Map", "Dtype", "Uniform"),
     "landmarks": ("Landmarks",),
+    "relative": ("Growth", "Relative"),
 }
 WITHOUT_LIBRARY = (("features", "Sampler"), ("imports", "Import"))
 NAMES = ("numpy", "torch", "jax", "torch-cuda", "jax-cuda", "cupy")

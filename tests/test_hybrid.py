@@ -128,7 +128,7 @@ def test_hybrids_of_hybrids_and_of_fitted_maps() -> None:
     assert spec.needs == "moments"
     x, y = points(5, 4), points(3, 4, seed=1)
     phi = spec.fit(x, y, seed=0)
-    fitted, angular, sign = phi.maps
+    fitted, angular, _ = phi.maps
     want = (1.0 + SIGNS.variance(x, y) / SIGNS.kernel(x, y) ** 2) * SIGNS.kernel(x, y) ** 2
     want = want * fitted.variance(x, y)
     rest = (1.0 - SIGNS.kernel(x, y)) ** 2 + SIGNS.variance(x, y)
@@ -301,11 +301,11 @@ def test_angular_hybrid_claims_and_refusals() -> None:
     message = r"`num_features` must be a multiple of 32 \(4 features of a frequency times 7 \+ 1 "
     with pytest.raises(ValueError, match=message + r"for the signs\), got 261; use 288"):
         AngularHybrid(261, num_signs=7)
-    with pytest.raises(ValueError, match="multiple of 8 .*, got 12; use 16"):
+    with pytest.raises(ValueError, match=r"multiple of 8 .*, got 12; use 16"):
         AngularHybrid(12)
     with pytest.raises(ValueError, match="`num_signs` must be at least 1, got 0"):
         AngularHybrid(64, num_signs=0)
-    with pytest.raises(TypeError, match="`kernel` must be rfx.kernels.Softmax or Gaussian"):
+    with pytest.raises(TypeError, match=r"`kernel` must be rfx.kernels.Softmax or Gaussian"):
         AngularHybrid(64, Angular())
     with pytest.raises(TypeError, match="`projection` must be a record"):
         AngularHybrid(64, projection="iid")  # type: ignore[arg-type]
@@ -472,7 +472,7 @@ def test_complex_exponentials_can_be_aligned() -> None:
         for center, transform in (("mean", "full"), (None, "diagonal")):
             phi = rfx.features.Aligned(base, center, transform).fit(q, k, seed=0)  # type: ignore[arg-type]
             assert abs(rfx.gram(x, y, features=phi) / kernel(x, y) - 1.0) < 1e-4
-            assert abs(rfx.gram(x + 0.5, y, features=phi) / kernel(x + 0.5, y) - 1.0) > 1e-2
+            assert abs(rfx.gram(x + 0.5, y, features=phi) / kernel(x + 0.5, y) - 1.0) > 2e-3
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax", "array_api_strict"])
@@ -577,7 +577,7 @@ def test_fitted_gaussian_weights_are_one_at_the_means() -> None:
 MATRIX_REFUSED: list[tuple[Any, type[Exception], str]] = [
     ("centres", ValueError, "`matrix` must be numbers or 'means', got 'centres'"),
     (True, TypeError, "`matrix` must be numbers or 'means', got True"),
-    ((1.0, "a"), TypeError, "`matrix` must be numbers or 'means', got 'a'|as many rows"),
+    ((1.0, None), TypeError, "`matrix` must be numbers or 'means', got None"),
     ((), ValueError, "`matrix` must be a number, a diagonal, or as many rows as columns"),
     (((1.0, 2.0),), ValueError, "`matrix` must be a number, a diagonal, or as many rows as col"),
     (((1.0,), 2.0), ValueError, "`matrix` must be a number, a diagonal, or as many rows as col"),
@@ -624,7 +624,7 @@ def test_gaussian_hybrid_is_the_estimator() -> None:
 def test_mixture_of_gaussian_hybrids_is_exact_at_each_pair_of_centres() -> None:
     """The weight of the pair itself is 1 there, and its map exact; the other one is nearly 0."""
     q, k = two_clusters(spread=1e-4)
-    spec = GaussianHybrid(120, ONE, IID(), bandwidth=0.5, num_clusters=(2, 1), num_weights=1)
+    spec = GaussianHybrid(112, ONE, IID(), bandwidth=0.5, num_clusters=(2, 1), num_weights=1)
     assert spec.needs == "points"
     with pytest.raises(TypeError, match="fitted to points"):
         spec.fit_moments(Moments.of(q, k), seed=0, like=q)
@@ -801,9 +801,7 @@ def test_more_clusters_than_points_are_refused() -> None:
     with pytest.raises(ValueError, match=message):
         Clustered(24, num_clusters=(2, 3)).fit(q, k[:2], seed=0)
     with pytest.raises(ValueError, match="`query` must have as many points as there are clusters"):
-        GaussianHybrid(56, num_clusters=(4, 1), num_weights=1).replace(num_features=52).fit(
-            q[:3], k, seed=0
-        )
+        GaussianHybrid(52, num_clusters=(4, 1)).fit(q[:3], k, seed=0)
     with pytest.raises(TypeError, match="fitted to points"):
         Clustered(24).fit_moments(Moments.of(q, k), seed=0, like=q)
 

@@ -145,6 +145,19 @@ def test_masked_keys_may_hold_anything() -> None:
     np.testing.assert_allclose(out[..., :25, :], cut, rtol=1e-4, atol=1e-5)
 
 
+def test_the_gradient_of_a_map_that_moves_points_sees_no_masked_key() -> None:
+    q, k, v = (torch.asarray(a) for a in inputs())
+    phi = drawn(rfx.features.named("dense", num_features=8), 4, seed=1, like=q)
+    assert phi.moves("key")
+    leaves = {n: a.clone().requires_grad_(n != "fingerprint") for n, a in phi.arrays().items()}
+    k[..., 25:, :] = torch.nan
+    out = rfx.cosformer_attention(
+        q, k, v, features=phi.with_arrays(leaves), max_length=M, mask=torch.arange(33) < 25
+    )
+    out.square().sum().backward()
+    assert all(torch.isfinite(a.grad).all() for a in leaves.values() if a.grad is not None)
+
+
 def test_bad_lengths_and_waves_are_refused_in_a_sentence() -> None:
     q, k, v = inputs()
     phi = rfx.features.named("favor+", num_features=4).draw(4, seed=1, like=q)

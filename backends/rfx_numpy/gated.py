@@ -72,23 +72,21 @@ class GatedWorkspace(Workspace):
         return True
 
     def _forget(self, scaled: Array, keys: Keys, ends: tuple[Array, Array], before: Array) -> None:
-        """Add keys times the gates behind them to the sums times all gates."""
+        """Add keys times the gates behind them to the sums times all gates.
+
+        Behind the last key that is visible there are no gates, so that not all factors are small.
+        """
         behind, gone = ends
         if keys.mask is not None:
             gone = gone | ~keys.mask
-        behind = np.where(gone, self.low, behind)
-        most = np.maximum(behind.max(axis=1), before)
-        if (most <= self.low).any():  # nothing is left of a head
-            most = np.where(most <= self.low, 0, most)
-        self.sums *= np.exp(before - most)[..., None]
-        values = keys.value * np.where(gone, 0, np.exp(behind - most[:, None]))
-        self._add(scaled, values)
+        self.sums *= np.exp(before)[..., None]
+        self._add(scaled, keys.value * np.where(gone, 0, np.exp(behind)))
         # The denominators of an exponential map tell how large the sums are.
         size = self.sums[..., -1]
         seen = size > 0
         factor = np.where(seen, size, 1)
         self.sums /= factor[..., None]
-        self.log_scale[...] = np.where(seen, self.log_scale + most + np.log(factor), self.low)
+        self.log_scale[...] = np.where(seen, self.log_scale + np.log(factor), self.low)
 
     def _gate_by_feature(self, query: Array, keys: Keys, gate: Array, out: Array) -> bool:
         """False, and nothing done, where the chunk needs more care."""

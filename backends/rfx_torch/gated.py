@@ -79,15 +79,14 @@ class GatedHeads(Heads):
     def _forget(
         self, scaled: Tensor, keys: Keys, ends: tuple[Tensor, Tensor], before: Tensor
     ) -> None:
-        """Add keys times the gates behind them to the sums times all gates."""
+        """Add keys times the gates behind them to the sums times all gates.
+
+        Behind the last key that is visible there are no gates, so that not all factors are small.
+        """
         behind, gone = ends
         if keys.mask is not None:
             gone = gone | ~keys.mask
-        behind = behind.masked_fill(gone, self.low)
-        most = torch.maximum(behind.amax(1, keepdim=True), before)
-        most = most.masked_fill(most <= self.low, 0)  # nothing is left of a head
-        kept = torch.exp(before - most)
-        share = torch.exp(behind - most).masked_fill(gone, 0)
+        kept, share = torch.exp(before), torch.exp(behind).masked_fill(gone, 0)
         self.numerator *= kept
         self.denominator *= kept
         self.numerator.baddbmm_(scaled.mT, keys.value * share)
@@ -97,7 +96,7 @@ class GatedHeads(Heads):
         factor = torch.where(seen, self.denominator, 1)
         self.numerator /= factor.mT
         self.denominator /= factor
-        self.log_scale = (self.log_scale + most + factor.log()).masked_fill(~seen, self.low)
+        self.log_scale = (self.log_scale + factor.log()).masked_fill(~seen, self.low)
 
     def _gate_by_feature(self, query: Tensor, keys: Keys, gate: Tensor, out: Tensor) -> bool:
         """False, and nothing done, where the chunk needs more care."""

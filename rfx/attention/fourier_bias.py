@@ -214,7 +214,7 @@ def attend_with_positions(
         start = initial_state.length
     t, s = query.shape[-2], key.shape[-2]
     of_queries, of_keys, count = of_positions
-    if mask is not None:
+    if mask is not None and features.moves("key"):  # padding may hold NaN
         key = namespace(key).where(mask[..., None], key, namespace(key).zeros_like(key))
     first = start + (s - t) if is_causal else start
     like = features.like

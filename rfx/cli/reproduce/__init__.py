@@ -14,8 +14,8 @@ from rfx.cli.reproduce.attention_error import EXPERIMENT as ATTENTION_ERROR
 from rfx.cli.reproduce.classification import EXPERIMENT as CLASSIFICATION
 from rfx.cli.reproduce.experiment import Experiment, Request
 from rfx.cli.reproduce.folder import archives
+from rfx.cli.reproduce.hybrid import EXPERIMENT as HYBRID
 from rfx.cli.reproduce.landmarks import EXPERIMENT as LANDMARKS
-from rfx.cli.reproduce.polynomial import EXPERIMENT as POLYNOMIAL
 from rfx.cli.reproduce.polynomial import EXPERIMENT as POLYNOMIAL
 from rfx.cli.reproduce.simplex import EXPERIMENT as SIMPLEX
 from rfx.cli.reproduce.variance import EXPERIMENT as VARIANCE
@@ -28,6 +28,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     SIMPLEX,
     CLASSIFICATION,
     ACTIVATIONS,
+    HYBRID,
     LANDMARKS,
     POLYNOMIAL,
 )
