@@ -49,7 +49,7 @@ NAMES = ("numpy", "torch", "jax", "torch-cuda", "jax-cuda", "cupy")
 ON_GPU = NAMES[3:]
 WITHOUT_GRADIENTS = ("numpy", "cupy")
 PREFIXES = ("time_", "track_", "peakmem_")
-ANY_SIGN = ("track_skill", "track_beyond_numpy", "track_extra")
+ANY_SIGN = ("track_skill", "track_beyond_numpy", "track_extra", "track_power")
 SECTIONS = (
     "Where rfx loses", "Forward pass", "Forward and backward pass", "bfloat16", "Memory",
     "Decoding", "Features", "Error on real activations", "Import and drawing", "Not measured",

@@ -22,9 +22,12 @@ from rfx.cli.reproduce import (
     EXPERIMENTS,
     attention_error,
     classification,
+    hybrid,
+    hybrid_clusters,
     kernel_regression,
     labelled,
     maps,
+    polynomial,
     simplex,
     variance,
 )
@@ -291,6 +294,82 @@ def test_simplex_classifies_only_with_data(run, monkeypatch, capsys, tmp_path):
     assert "accuracy" not in capsys.readouterr().out.lower()
 
 
+# hybrid
+
+
+def test_errors_over_the_angle_are_those_of_the_formulas(run):
+    """sqrt of λ (λ − λ/n + 1/n) V_hyp + (1 − λ)(1 − λ + λ/n) V_trig over the frequencies."""
+    found = run("hybrid")
+    for row in found.rows(part="angle"):
+        theta, square = row["angle"], row["norm"] ** 2
+        far, near = (2 * square * (1 + s * np.cos(theta)) for s in (-1, 1))
+        trig, hyperbolic = (0.5 * np.exp(p) * (1 - np.exp(-p)) ** 2 for p in (far, near))
+        share, n = theta / np.pi, hybrid.METHODS[row["method"]]
+        if n is None:
+            want = {"trig": trig, "hyperbolic": hyperbolic}[row["method"]] / 64
+        else:
+            want = share * (share - share / n + 1 / n) * hyperbolic
+            want += (1 - share) * (1 - share + share / n) * trig
+            want /= 32 // (n + 1)
+        assert row["closed_form"] == pytest.approx(want, rel=1e-6, abs=1e-15)
+        assert abs(row["mse"] - want) < 8 * row["standard_error"] + 1e-15
+    (row,) = found.rows(part="largest", method="n = inf", norm=1.5)
+    assert row["error"] == pytest.approx(8.37, abs=0.01)
+    assert "0.737" in cells(found.out, " 0.5 ")
+
+
+def test_clusters_are_the_points_that_the_notebook_draws():
+    query, key = hybrid_clusters.points(1.0, 500, 50)
+    np.testing.assert_allclose(np.linalg.norm(query, axis=-1), 0.1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(key, axis=-1), 1.0, rtol=1e-6)
+    centres = [a.reshape(2, 500, 50).mean(axis=1) for a in (query, key)]
+    for first, second in zip(*centres, strict=True):
+        clear = np.abs(first * second)[12:] > 3e-4  # by far more than the spread of a mean
+        assert clear.sum() > 15
+        assert np.all((first * second)[12:][clear] < 0)
+    assert np.any(centres[0] * centres[1] > 3e-4)
+    wide = hybrid_clusters.points(10.0, 500, 50)[1].reshape(2, 500, 50)
+    spreads = [a.var(axis=1).sum() for a in (key.reshape(2, 500, 50), wide)]
+    assert spreads[1] > 3 * spreads[0]
+
+
+@pytest.mark.parametrize("name", ["favor+", "clusters, dense"])
+def test_errors_on_clusters_are_those_of_all_pairs(name, run):
+    (row,) = run("hybrid").rows(part="clusters", method=name, m=5, variance=10.0)
+    query, key = hybrid_clusters.points(10.0, 60, 20)
+    exact = np.exp(query.astype(float) @ key.astype(float).T)
+    method = hybrid_clusters.METHODS[name]
+    for seed in (0, 1):
+        phi = method.spec(5 * method.columns).fit(query, key, seed=seed)
+        estimate = reference.gram(query, key, features=phi)
+        want = np.mean((estimate - exact) ** 2)
+        assert row["errors"][seed] == pytest.approx(want, rel=1e-3)
+    assert row["columns"] == phi.num_features
+    assert row["published"] is None
+
+
+def test_expectations_on_hybrids_that_fail_are_said():
+    rows = [
+        {"variance": 1.0, "m": 20, "method": name, "errors": [error], "published": None}
+        for name, error in zip(hybrid_clusters.METHODS, (1.0, 2.0, 4.0, 1.0, 1.0), strict=True)
+    ]
+    first, last = hybrid_clusters.claims(rows)
+    assert "did NOT hold: trig has 0.5 times it" in first.text
+    assert (first.held, last.held) == (False, False)
+    rows[0]["published"], rows[1]["published"] = (0.5, 1.5), (2.5, 3.0)
+    text = hybrid_clusters.claims(rows)[1]
+    assert (text.text, text.held) == ("1 of 2 ranges overlap with the published ones.", False)
+    angles = [{"part": "angle", "mse": 1.0, "closed_form": 2.0, "standard_error": 0.1}]
+    worst = [
+        {"part": "largest", "norm": norm, "method": name, "error": 1.0}
+        for norm in (0.5, 1.0, 1.5, 2.0)
+        for name in ("trig", "hyperbolic", "n = 1", "n = 8", "n = 64", "n = inf")
+    ]
+    claims = hybrid._claims(angles + worst)
+    assert [claim.held for claim in claims] == [False] * 4
+    assert claims[0].text == "0 of 1 closed forms lie within 5 standard errors."
+
+
 # classification
 
 
@@ -446,3 +525,51 @@ def test_activations_table_has_layers_and_ratios(run):
             ratios = [errors["dense"] / errors[other] for other in ("favor+", "uniform")]
             np.testing.assert_allclose(shown, [*errors.values(), *ratios], atol=2e-3)
         assert len(cells(out, "mean ")) == len(shown)
+
+
+# polynomial
+
+
+def test_polynomial_errors_and_formulas_are_those_of_full_matrices(run):
+    found = run("polynomial")
+    assert {row["num_features"] for row in found.report["rows"]} == {16, 64}
+    for name in polynomial.SETS:
+        squares, formulas = [], []
+        for seed in (0, 1):
+            x = polynomial.points(name, seed, 30, 32)
+            np.testing.assert_allclose((x**2).sum(axis=-1), 1.0)
+            t, fourth = x @ x.T, (x**2) @ (x**2).T
+            exact = (t + 1.0) ** 3
+            spec = polynomial.spec("real", 3, 64)
+            phi = spec.draw(32, seed=seed, like=x)
+            squares.append(relative(reference.gram(x, x, features=phi), exact) ** 2)
+            # x and y have a coordinate 1 more
+            second = (4.0 + 2.0 * (t + 1.0) ** 2 - 2.0 * (fourth + 1.0)) ** 3
+            formulas.append(np.mean(second - exact**2) / 64 / np.mean(exact**2))
+        (row,) = found.rows(set=name, degree=3, num_features=64, method="real")
+        np.testing.assert_allclose(np.square(row["errors"]), squares)
+        assert row["error"] == pytest.approx(np.mean(squares) ** 0.5)
+        assert row["closed_form"] == pytest.approx(np.mean(formulas) ** 0.5)
+        assert row["standard_error"] == pytest.approx(
+            abs(squares[0] - squares[1]) / 2.0 / (2.0 * row["error"])
+        )
+    shown = cells(found.out, "3  64 ")
+    (row,) = found.rows(set="sphere", degree=3, num_features=64, method="maclaurin")
+    assert float(shown[1]) == pytest.approx(row["error"], rel=0.01)
+
+
+def test_polynomial_claims_fail_where_an_expectation_is_missed(run):
+    rows = run("polynomial").report["rows"]
+    swapped = [
+        row | {"method": {"real": "complex", "complex": "real"}.get(row["method"], row["method"])}
+        for row in rows
+    ]
+    texts = {claim.text: claim.held for claim in polynomial._claims(swapped)}
+    assert texts["complex is below real in 0 of 8 cases."] is False
+    (fall,) = (held for text, held in texts.items() if "does NOT fall with the degree" in text)
+    assert fall is False
+    doubled = [row | {"error": 2.0 * row["closed_form"], "standard_error": 0.0} for row in rows]
+    assert polynomial._claims(doubled)[0].text.startswith("0 of 40 errors are at their closed form")
+    flat = [row | {"error": 1.0} for row in rows]
+    assert polynomial._claims(flat)[1].text.endswith("which is NOT met within 10 %.")
+    assert polynomial._claims(flat)[1].held is False

@@ -117,7 +117,7 @@ class Maclaurin(Spec):
 
     @property
     def costs(self) -> Costs:
-        return Costs("n d²" if self.needs_data else None, "p d m", "p d m")
+        return Costs("n d²" if self.needs_data else None, "d m", "d m")
 
     @property
     def positive(self) -> bool:

@@ -48,7 +48,7 @@ class PolynomialSketch(Spec):
 
     @property
     def costs(self) -> Costs:
-        return Costs(None, "p d m", "p d m")
+        return Costs(None, "d m", "d m")
 
     @property
     def positive(self) -> bool:

@@ -42,7 +42,7 @@ def toeplitz(x: Array, diagonals: Array, /, *, implementation: str | None = None
     Examples
     --------
     >>> import numpy as np
-    >>> from rfx.ops import toeplitz
+    >>> from rfx.ops.toeplitz import toeplitz
     >>> toeplitz(np.asarray([1.0, 2.0]), np.asarray([5.0, 1.0, 7.0]))  # [[1, 7], [5, 1]] @ [1, 2]
     array([15.,  7.])
     """

@@ -26,7 +26,7 @@ _TITLES = {"sphere": "Points on the sphere", "keys": "Keys of a sentence encoder
 _SIZES = (64, 256, 1024)
 
 _DESCRIPTION = """\
-The relative error |estimate - exact| / |exact| of the matrix of (x.y + 1)^p between 150 points of
+The relative error |estimate - exact| / |exact| of the matrix of (x.y + 1)^p between 60 points of
 norm 1 and themselves, for sketches of degree p with m features:
 
   maclaurin  random Maclaurin features with random degrees, as in the paper (maclaurin with
@@ -42,8 +42,8 @@ Points are uniform on the sphere of 32 axes, or keys of one head of a sentence e
 sample that comes with rfx, divided by their norms. Each seed draws new maps, and new points on the
 sphere. The closed form is the root of the mean variance over that of the mean squared kernel.
 
-Expected: measured errors at their closed forms; errors of sketches that fall as m^(-1/2); TensorSketch
-and complex signs better than real ones, the more so the higher the degree; and strata better than
+Expected: errors at their closed forms; errors of sketches that fall as m^(-1/2); TensorSketch and
+complex signs better than real ones, the more so the higher the degree; and strata better than
 random degrees."""
 
 
@@ -88,7 +88,7 @@ def measured(of: Spec, x: np.ndarray, seed: int) -> float:
 
 def measure(request: Request, advance: Advance) -> Outcome:
     """Errors of each method at each degree and m, on both sets of points."""
-    count, degrees, sizes = (50, (2, 3), (16, 64)) if request.quick else (150, (2, 3, 4, 6), _SIZES)
+    count, degrees, sizes = (30, (2, 3), (16, 64)) if request.quick else (60, (2, 3, 4, 6), _SIZES)
     rows = []
     for name in SETS:
         each = [points(name, seed, count, 32) for seed in range(request.seeds)]
@@ -106,8 +106,8 @@ def measure(request: Request, advance: Advance) -> Outcome:
         grids=tuple(_grid(name, rows) for name in SETS),
         claims=_claims(rows),
         notes=(
-            "measured: root of the mean squared relative error over seeds; in front of it the closed "
-            "form, which orders are judged by.",
+            "measured: root of the mean squared relative error over seeds; in front of it is the "
+            "closed form, by which the orders are judged.",
         ),
         rows=rows,
         plot=lambda figure: _plot(figure, rows),
@@ -146,7 +146,7 @@ def _grid(name: str, rows: list[dict[str, Any]]) -> Grid:
 def _claims(rows: list[dict[str, Any]]) -> tuple[Claim, ...]:
     far = [r for r in rows if not abs(r["error"] - r["closed_form"]) <= _slack(r)]
     text = f"{len(rows) - len(far)} of {len(rows)} errors are at their closed form, within 4"
-    claims = [Claim(f"{text} standard errors or 5 %.", not far), _falls(rows)]
+    claims = [Claim(f"{text} standard errors or 10 %.", not far), _falls(rows)]
     table = {
         (r["set"], r["degree"], r["num_features"], r["method"]): r["closed_form"] for r in rows
     }
@@ -169,24 +169,22 @@ def _claims(rows: list[dict[str, Any]]) -> tuple[Claim, ...]:
 def _slack(row: dict[str, Any]) -> float:
     """With heavy tails a standard error of few seeds says little of itself."""
     spread = 0.0 if math.isnan(row["standard_error"]) else 4.0 * row["standard_error"]
-    return max(spread, 0.05 * row["closed_form"])
+    return max(spread, 0.1 * row["closed_form"])
 
 
 def _falls(rows: list[dict[str, Any]]) -> Claim:
-    """Whether the errors of sketches fall as the root of m."""
-    sizes = sorted({row["num_features"] for row in rows})
-    error = {(r["set"], r["degree"], r["num_features"], r["method"]): r["error"] for r in rows}
-    falls = [
-        error[name, degree, sizes[0], method] / error[name, degree, sizes[-1], method]
-        for name, degree, m, method in error
-        if m == sizes[0] and method in ("real", "tensor", "complex")
-    ]
-    wanted = (sizes[-1] / sizes[0]) ** 0.5
-    return Claim(
-        f"From m = {sizes[0]} to {sizes[-1]} errors of sketches fall to 1/{min(falls):.2f} to "
-        f"1/{max(falls):.2f}; expected is 1/{wanted:.2f} within a quarter.",
-        all(abs(fall / wanted - 1.0) < 0.25 for fall in falls),
-    )
+    """Whether the errors of sketches fall as the root of m, on the whole."""
+    first, *_, last = sorted({row["num_features"] for row in rows})
+    table = {(r["set"], r["degree"], r["num_features"], r["method"]): r["error"] for r in rows}
+    wanted, falls = (last / first) ** -0.5, {}
+    for own in ("real", "tensor", "complex"):
+        places = [key for key in table if key[2:] == (first, own)]
+        logs = [math.log(table[*place[:2], last, own] / table[place]) for place in places]
+        falls[own] = math.exp(sum(logs) / len(logs))
+    each = ", ".join(f"{own} to {fall:.3f}" for own, fall in falls.items())
+    text = f"From m = {first} to {last} errors fall by geometric mean: {each}; m^(-1/2) is"
+    near = all(abs(fall / wanted - 1.0) < 0.1 for fall in falls.values())
+    return Claim(f"{text} {wanted:.3f}, which is {'met' if near else 'NOT met'} within 10 %.", near)
 
 
 def _falling(values: list[float]) -> bool:
@@ -235,7 +233,9 @@ def _plot(figure: Figure, rows: list[dict[str, Any]]) -> None:
                 axes.errorbar(where, errors, bars, fmt="o", capsize=3, color=f"C{i}", label=method)
             axes.set_yscale("log")
             if along == "num_features":
-                axes.set_xscale("log", base=2)
+                axes.set_xscale("log")
+                axes.set_xticks(sizes, [str(m) for m in sizes])
+                axes.minorticks_off()
                 axes.set_xlabel(f"features m, degree {fixed[at]}")
             else:
                 axes.set_xticks(degrees)
@@ -250,6 +250,6 @@ EXPERIMENT = Experiment(
     name="polynomial",
     summary="Error of sketches of the polynomial kernel against degree and number of features.",
     description=_DESCRIPTION,
-    seeds=20,
+    seeds=100,
     measure=measure,
 )
