@@ -7,13 +7,27 @@ import pytest
 
 import rfx
 from rfx._xp import to_numpy
-from rfx.features import ALL, Deterministic, Positive, Spec
+from rfx.features import (
+    ALL,
+    Deterministic,
+    Hedgehog,
+    Maclaurin,
+    PolySketch,
+    Positive,
+    ProductSketch,
+    Spec,
+    Taylor,
+    TensorSketch,
+)
 from rfx.testing import ArrayLibrary, array_libraries, dtype_name
 
 LIBRARIES = array_libraries()
 EACH_LIBRARY = pytest.mark.parametrize("library", LIBRARIES, ids=str)
 EACH_SPEC = pytest.mark.parametrize("spec", [spec for spec in ALL if not spec.needs_data], ids=repr)
-RANDOM = [spec for spec in ALL if not spec.needs_data and not isinstance(spec, Deterministic)]
+FIXED = (Deterministic, Hedgehog, Taylor)
+RANDOM = [spec for spec in ALL if not spec.needs_data and not isinstance(spec, FIXED)]
+DISCRETE = (Maclaurin, PolySketch, ProductSketch, TensorSketch)
+"""Maps of random signs and places, which two draws may share here and there."""
 EACH_RANDOM_SPEC = pytest.mark.parametrize("spec", RANDOM, ids=repr)
 LIKE = np.zeros(1)
 
@@ -27,7 +41,16 @@ def same(first: rfx.features.DrawnMap, second: rfx.features.DrawnMap) -> bool:
 
 
 def weight(phi: rfx.features.DrawnMap) -> np.ndarray:
-    return to_numpy(phi.arrays()["query_weight"])
+    """The first frequencies of a map, or of the first map of a composite."""
+    arrays = phi.arrays()
+    return to_numpy(arrays[next(name for name in arrays if name.endswith("query_weight"))])
+
+
+def differ(spec: Spec, first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether no frequency of two draws is the same, or few of discrete ones are."""
+    if first.shape != second.shape:  # Maclaurin: of random degrees
+        return True
+    return np.mean(first == second) <= (0.8 if isinstance(spec, DISCRETE) else 0.0)
 
 
 @EACH_SPEC
@@ -50,7 +73,7 @@ def test_a_seed_gives_the_same_frequencies_to_the_bit_on_every_library(spec: Spe
 def test_a_seed_decides_the_map_and_another_changes_it(spec: Spec) -> None:
     first, again, other = (spec.draw(8, seed=seed, like=LIKE) for seed in (4, 4, 5))
     assert same(first, again)
-    assert not np.any(weight(first) == weight(other))
+    assert differ(spec, weight(first), weight(other))
     assert first.fingerprint != other.fingerprint
 
 
@@ -106,8 +129,8 @@ def test_heads_are_independent_draws(spec: Spec) -> None:
     for array in (a for name, a in phi.arrays().items() if name != "fingerprint"):
         assert array.shape[0] == 3
     columns = weight(phi)
-    assert not np.any(columns[0] == columns[1])
-    assert not np.any(columns[1] == columns[2])
+    assert differ(spec, columns[0], columns[1])
+    assert differ(spec, columns[1], columns[2])
 
 
 @EACH_SPEC

@@ -168,6 +168,21 @@ def test_an_accurate_transform_is_kept(
     assert_close(out, q, k, v, **call, is_causal=is_causal, slack=4.0)
 
 
+@METHODS
+@pytest.mark.parametrize(("dtype", "last"), [("float32", 120), ("float64", 1200)])
+def test_a_row_is_right_at_any_scale(method: str, dtype: str, last: int) -> None:
+    """The first query sees itself alone, at a bias that is ever lower beside the others."""
+    lower = np.linspace(0.0, last, 61)
+    q, k, v = 0.3 * np.random.default_rng(17).standard_normal((3, 61, 70, 4)).astype(dtype)
+    bias = np.where(np.arange(139) == 69, -lower[:, None], 0.0).astype(dtype)
+    phi = draw("favor+", q, heads=None, dim=4)
+    call = {"features": phi, "is_causal": True, "method": method}
+    each = [rfx.relative_attention(*a, bias=b, **call) for *a, b in zip(q, k, v, bias, strict=True)]
+    together = rfx.relative_attention(q, k, v, bias=bias, **call)
+    for out in (np.stack(each), together):
+        assert_agrees(out[:, 0], v[:, 0].astype(np.float64))
+
+
 @CAUSAL
 def test_keys_that_a_row_does_not_see_do_not_hide_those_it_sees(
     lib: ArrayLibrary, is_causal: bool

@@ -44,7 +44,7 @@ def test_every_name_has_a_ready_spec() -> None:
     for name, spec in zip(NAMES, ALL, strict=True):
         if hasattr(spec, "num_features"):
             assert named(name, num_features=spec.num_features) == spec
-            assert spec.replace(num_features=2 * spec.num_features) != spec
+            assert spec.replace(num_features=4 * spec.num_features) != spec
         else:
             assert named(name) == spec
 
@@ -98,7 +98,8 @@ def test_num_features_must_be_a_whole_number_of_columns(
 @pytest.mark.parametrize("make", [Positive, Trigonometric])
 @pytest.mark.parametrize("kernel", ["softmax", Softmax, Orthogonal(), None], ids=repr)
 def test_a_kernel_of_another_kind_is_refused(make: type[Spec], kernel: Any) -> None:
-    message = rf"`kernel` must be rfx.kernels.Softmax or Gaussian(, or a .*)? for {make.__name__}, got"
+    of = rf"Softmax or Gaussian(, or a .*)? for {make.__name__}"
+    message = f"`kernel` must be rfx.kernels.{of}, got"
     with pytest.raises(TypeError, match=message):
         make(8, kernel)
 

@@ -150,7 +150,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "no header": without("header"),
     "no frequencies": without("query_weight"),
     "no fingerprint": without("fingerprint"),
-    "another format": header(format=2),
+    "another format": header(format=1),
     "an unknown form": header(form="NoMap"),
     "a form that is a function": header(form="named"),
     "a form that is a spec": header(form="Positive"),

@@ -13,7 +13,7 @@ import numpy as np
 
 from rfx._xp import Array, from_numpy, namespace, working_dtype
 from rfx.features._side import Side
-from rfx.features._spec import RandomSpec, scaled
+from rfx.features._spec import Costs, RandomSpec, scaled
 from rfx.features.centroids import axis_ratios, norm_ratio
 from rfx.features.forms import ComplexMap
 from rfx.features.moments import Moments, Sample
@@ -90,6 +90,11 @@ class ComplexExponential(RandomSpec):
     @property
     def needs(self) -> Literal["nothing", "moments"]:
         return "moments" if isinstance(self.A, str) else "nothing"
+
+    @property
+    def costs(self) -> Costs:
+        fit, draw, apply = super().costs
+        return Costs(fit, draw, f"{apply} + d²" if self.A == "dense" else apply)
 
     @property
     def columns(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from rfx._xp import Array, constant, exp_nonpositive, full, namespace
 from rfx.ops.bidirectional import divide, row_weights
-from rfx.ops.carry import Keys, empty_log
+from rfx.ops.carry import Keys, empty_log, smallest_denominator
 from rfx.ops.driver import Driver
 from rfx.ops.toeplitz import matrix
 
@@ -207,10 +207,11 @@ def _sum(first: Strip, second: Strip) -> Strip:
 def _is_gentle(sums: Strip, seen: Array) -> Array:
     """Whether every row that sees a key kept enough at its scale for what was lost not to count.
 
-    Terms below the smallest number are lost. True for NaN, which is no matter of scale.
+    Terms below the smallest number are lost, and `divide` takes denominators near its root for 0.
+    True for NaN, which is no matter of scale.
     """
     xp = namespace(sums.mass)
-    limit = 2.0**-860 if sums.mass.dtype == xp.float64 else 2.0**-72
+    limit = 2.0**16 * smallest_denominator(sums.mass.dtype, xp)
     return xp.all(xp.logical_not(xp.logical_and(seen, sums.mass < limit)))
 
 
