@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rfx_torch import FeatureModule
 from torch import Tensor
 
 import rfx
 from rfx.diagnostics import relative_error, uniform_attention
-from rfx_torch import FeatureModule
 
 Activations = tuple[Tensor, Tensor, Tensor]
 
@@ -44,7 +44,7 @@ def error(phi: rfx.features.DrawnMap, data: Activations) -> float:
 def fit(
     phi: rfx.features.DrawnMap, data: Activations, steps: int, rate: float
 ) -> rfx.features.DrawnMap:
-    """The map after training: on half of the tokens at each step, so that none is learned by heart."""
+    """The map after training, on half of the tokens at each step: none is learned by heart."""
     module = FeatureModule(phi, trainable=True)
     optimizer = torch.optim.Adam(module.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
@@ -93,4 +93,5 @@ def main(argv: list[str] | None = None) -> dict[str, tuple[float, float]]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # arrays of this size gain nothing from more
     main()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -149,3 +152,42 @@ def test_either_kind_of_map_can_learn() -> None:
             optimizer.step()
             losses.append(float(loss.detach()))
         assert losses[-1] < losses[0]
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def example(name: str, *argv: str) -> dict[str, tuple[float, float]]:
+    """What an example returns: errors before and after training, by map."""
+    found: dict[str, tuple[float, float]] = runpy.run_path(str(EXAMPLES / name))["main"](argv)
+    return found
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> str:
+    """Activations in which queries look for keys, in a file such as the examples read."""
+    rng = np.random.default_rng(0)
+    token = rng.standard_normal((2, 60, 8))
+    q, k, v = (token @ rng.standard_normal((2, 8, 8)) / 2.0 for _ in range(3))
+    np.savez(tmp_path / "minilm_n384.npz", q0=q, k0=k, v0=v)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fit_torch.py", "fit_jax.py"])
+def test_examples_of_training_lower_the_error_on_other_tokens(name: str, recorded: str) -> None:
+    pytest.importorskip({"fit_torch.py": "torch", "fit_jax.py": "jax"}[name])
+    found = example(name, "--data", recorded, "--steps", "40")
+    uniform, _ = found.pop("uniform")
+    if name == "fit_jax.py":
+        found.pop("favor+")  # which it only draws
+    assert "hedgehog" in found
+    for before, after in found.values():
+        assert after < before
+    assert found["hedgehog"][1] < 0.9 * min(uniform, found["hedgehog"][0])
+
+
+def test_example_of_a_compressed_layer_fits_it_with_fewer_numbers() -> None:
+    """The formula converges to the layer; at m < d it takes fitting to be of any use."""
+    found = example("compress_layer.py", "--steps", "50")
+    assert found["B fitted"] < 1.0 < found["B from the formula"]
+    assert found["B from the formula, 50 m"] < 0.3 * found["B from the formula"]

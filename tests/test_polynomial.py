@@ -102,13 +102,17 @@ def test_features_are_products_of_linear_forms(
     assert phi.num_features == want.shape[1]
 
 
-@pytest.mark.parametrize("name", ["maclaurin", "ctr-sketch"])
-def test_features_of_any_norm_are_finite_and_right(lib: ArrayLibrary, name: str) -> None:
+@pytest.mark.parametrize(
+    "spec",
+    [Maclaurin(36), ProductSketch(36, Polynomial(3)), ProductSketch(6, Polynomial(3, offset=0.5))],
+    ids=["maclaurin", "sketch", "with offset"],
+)
+def test_features_of_any_norm_are_finite_and_right(lib: ArrayLibrary, spec: Spec) -> None:
     """Also where a norm to the power of the degree exceeds float32, or vanishes in it."""
     directions = unit(points(6, 4))
     for norm in (0.0, 1e-30, 1.0, 1e18):
         x = (norm * directions).astype(np.float32)
-        phi = spec_of(name).draw(4, seed=3, like=lib.convert(x))
+        phi = spec.draw(4, seed=3, like=lib.convert(x))
         log, value = phi.query(lib.convert(x))
         assert np.all(np.isfinite(to_numpy(log)))
         assert np.max(np.abs(to_numpy(value))) <= 1.0

@@ -10,8 +10,8 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from rfx.ops import relative as op
 from rfx.ops.driver import Driver
+from rfx.ops.relative import relative as op
 from rfx.ops.relative_blocks import STRIP
 
 __all__ = ["relative"]

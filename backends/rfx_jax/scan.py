@@ -21,9 +21,9 @@ from jax import numpy as jnp
 from rfx.features import DrawnMap
 from rfx.ops import bidirectional as bidirectional_op
 from rfx.ops import causal as causal_op
-from rfx.ops import gated as gated_op
 from rfx.ops.carry import Carry
 from rfx.ops.driver import Driver
+from rfx.ops.gated import gated as gated_op
 
 __all__ = ["bidirectional", "causal", "gated"]
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from rfx.features import ExponentialMap
-from rfx.ops import EAGER, Carry, gated
+from rfx.ops import EAGER, Carry
 from rfx.ops.carry import Keys, highest
 from rfx.ops.causal import by_pair_logs, is_gentle
 from rfx.ops.chunks import chunks
-from rfx.ops.gated import carry_gates, is_level, limit, pair_gates, seen_pairs
+from rfx.ops.gated import carry_gates, gated, is_level, limit, pair_gates, seen_pairs
 from rfx.ops.gates import Gates, made
 from rfx_numpy.heads import Worker, each_head
 from rfx_numpy.paths import refuse_form

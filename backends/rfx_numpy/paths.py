@@ -11,8 +11,9 @@ import numpy as np
 from rfx.dispatch import Op
 from rfx.features import DrawnMap
 from rfx.features.forms import ExponentialMap, refuse_other
-from rfx.ops import Carry, gated
+from rfx.ops import Carry
 from rfx.ops.chunks import before_triangle, chunks, triangle
+from rfx.ops.gated import gated
 from rfx_numpy.heads import Worker, each_head
 from rfx_numpy.refusals import refuse_empty
 from rfx_numpy.workspace import Workspace

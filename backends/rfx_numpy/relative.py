@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rfx.features import DrawnMap
-from rfx.ops import relative as op
+from rfx.ops.relative import relative as op
 from rfx_numpy import threads
 from rfx_numpy.heads import _of_heads
 from rfx_numpy.refusals import refuse_empty

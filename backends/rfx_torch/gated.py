@@ -13,11 +13,11 @@ from torch import Tensor
 
 from rfx.features import DrawnMap
 from rfx.features.forms import ExponentialMap, refuse_other
-from rfx.ops import EAGER, Carry, gated
+from rfx.ops import EAGER, Carry
 from rfx.ops.carry import Keys, highest
 from rfx.ops.causal import by_pair_logs, is_gentle
 from rfx.ops.chunks import chunks
-from rfx.ops.gated import carry_gates, is_level, limit, pair_gates, seen_pairs
+from rfx.ops.gated import carry_gates, gated, is_level, limit, pair_gates, seen_pairs
 from rfx.ops.gates import Gates, made
 from rfx_torch.exponential import Heads
 from rfx_torch.fused import _entries, _grouped

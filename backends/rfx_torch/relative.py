@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rfx.ops import relative as op
 from rfx.ops.driver import Driver, branch, scan
+from rfx.ops.relative import relative as op
 
 __all__ = ["relative"]
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rfx.features import DrawnMap
-from rfx.ops import bidirectional, causal, gated
+from rfx.ops import bidirectional, causal
 from rfx.ops.carry import Carry
 from rfx.ops.driver import Driver, branch, scan
+from rfx.ops.gated import gated
 
 __all__ = ["stream", "stream_gated"]
 

@@ -10,9 +10,10 @@ from rfx.attention.linear import _check_features, _check_values, _placed
 from rfx.attention.state import State, check_initial, check_kind, from_carry, to_carry
 from rfx.dispatch import Op, check_implementation, planned
 from rfx.features import DrawnMap
-from rfx.ops import bidirectional, gated
+from rfx.ops import bidirectional
 from rfx.ops.carry import Carry, empty
 from rfx.ops.gated import decayed as decayed_carry
+from rfx.ops.gated import gated
 from rfx.ops.gates import made
 
 __all__ = ["decayed", "gated_attention"]

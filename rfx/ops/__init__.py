@@ -6,9 +6,6 @@ from rfx.ops.causal import causal
 from rfx.ops.driver import EAGER, Driver, branch, scan
 from rfx.ops.features import features
 from rfx.ops.fwht import fwht
-from rfx.ops.gated import gated
-from rfx.ops.relative import relative
-from rfx.ops.toeplitz import toeplitz
 
 __all__ = [
     "EAGER",
@@ -20,8 +17,5 @@ __all__ = [
     "empty",
     "features",
     "fwht",
-    "gated",
-    "relative",
     "scan",
-    "toeplitz",
 ]
