@@ -35,6 +35,8 @@ and that this page is current. `rfx.features.named(name, num_features=...)` give
   of which a map takes; softmax is the default.
 - **unbiased**: the mean of `rfx.gram` over draws is the kernel, given what was fitted.
 - **positive**: no estimate is negative, so that attention is an average of the values.
+- **changes kernel**: arrays of the map are a part of its kernel, so that training them changes what
+  is estimated; see [learning.md](learning.md). All other claims are of the map as it is drawn.
 - **columns**: output columns for each frequency; "d" where the width follows from the points.
 - **variance**: whether its closed form is known with orthogonal frequencies (the default), with
   independent ones only (iid), or not at all. `variance(x, y)` of a spec or of a drawn map gives it.
@@ -47,7 +49,8 @@ and that this page is current. `rfx.features.named(name, num_features=...)` give
 
 - For attention, with queries and keys to fit to: `dense`. Before you rely on any, look at
   `rfx compare --input yours.npz`, which sets every error beside that of uniform attention.
-- For attention that is trained with the map: `favor+relu` or `elu+1`, whose kernels are their own.
+- For attention that is trained with the map: `hedgehog`, or `favor+relu` and `elu+1`, whose kernels
+  are their own (see [learning.md](learning.md)).
 - For kernel regression, where both sides have one law: `favor` at moderate distances, and `sderf`.
 - For a causal model: fit to other text, with `Moments` (see [features.md](features.md)).
 
@@ -56,8 +59,9 @@ and that this page is current. `rfx.features.named(name, num_features=...)` give
 
 def table() -> str:
     """The rows of all names."""
-    titles = ("name", "class", "kernel", "unbiased", "positive", "columns", "variance")
-    rows = [[*titles, "fit", "draw", "apply", "paper"], ["---"] * 11]
+    claims = ("unbiased", "positive", "changes kernel", "columns", "variance")
+    titles = ["name", "class", "kernel", *claims, "fit", "draw", "apply", "paper"]
+    rows = [titles, ["---"] * len(titles)]
     each = [*zip(NAMES, ALL, strict=True), *(("", spec) for spec in UNNAMED)]
     for name, spec in each:
         fit, draw, apply = spec.costs
@@ -68,6 +72,7 @@ def table() -> str:
                 _kernel(spec),
                 _yes(spec.unbiased),
                 _yes(spec.positive),
+                _yes(spec.changes_kernel),
                 _columns(spec),
                 _variance(spec),
                 fit or "",
@@ -119,6 +124,8 @@ def _short(spec: Spec) -> str:
     if isinstance(spec, rfx.features.Aligned):
         inner = type(spec.base).__name__
         return f"Aligned({inner}, {spec.center!r}, {spec.transform!r})"
+    if isinstance(spec, rfx.features.Normalized):
+        return f"Normalized({_short(spec.base)})"
     extra = [f"{name}=True" for name in ("hyperbolic", "offset") if getattr(spec, name, False)]
     if getattr(getattr(spec, "projection", None), "norms", "chi") != "chi":
         extra.append('norms="fixed"')

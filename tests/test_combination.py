@@ -413,6 +413,28 @@ def test_torch_compiles_it_as_one_graph(name: str, is_causal: bool) -> None:
     assert_agrees(compiled(*arrays), to_numpy(call(*arrays)), scale=64.0)
 
 
+@COMPILER
+def test_another_draw_is_not_compiled_again() -> None:
+    torch = pytest.importorskip("torch")
+    graphs = 0
+
+    def count(graph, _inputs):
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    q, k, v = (torch.asarray(a) for a in attention_inputs())
+
+    def call(q, k, v, phi):
+        return rfx.linear_attention(q, k, v, features=phi)
+
+    compiled = torch.compile(call, backend=count, fullgraph=True)
+    for seed in (0, 1, 2):
+        phi = EACH["nested"].draw(5, seed=seed, like=q)
+        assert_agrees(compiled(q, k, v, phi), to_numpy(call(q, k, v, phi)), scale=64.0)
+    assert graphs == 1
+
+
 def test_a_torch_module_holds_it() -> None:
     torch = pytest.importorskip("torch")
     from rfx_torch import FeatureModule

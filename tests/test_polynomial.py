@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -388,6 +389,33 @@ def test_variance_is_the_sum_over_degrees(series: Any, signs: Any, stratified: b
             np.testing.assert_allclose(found, want, rtol=1e-6, atol=1e-12 * np.max(want))
 
 
+@pytest.mark.parametrize("series", ["exp", "inv", "logi", "sqrt", (0.5, 0.0, 2.0, 1.0)], ids=str)
+def test_series_are_the_sums_of_their_terms(series: Any) -> None:
+    """Relative to the sum at |u|, beside which that at u < 0 stands in a variance."""
+    from rfx.features._series import argument
+    from rfx.features._series import squares as squared
+    from rfx.features._series import tail as ending
+
+    kernel = DotProduct(series, scale=1.0)
+    sizes = np.asarray([1e-3, 0.3, 0.6, 0.72, 0.8, 0.97])
+    if kernel.radius == math.inf:
+        sizes = np.asarray([1e-3, 0.5, 3.0, 40.0, 60.0, 600.0])
+    u = np.concatenate([sizes, -sizes])
+    logs = log_coefficients(series, 3000)
+    doubled = [2.0 * log + math.log(2.0) for log in logs]
+    for first in (0, 1, 2, 5):
+        if first >= len(logs):
+            continue
+        found = ending(kernel, first)(argument(np.zeros_like(u), u))
+        want = np.asarray([series_sum(logs, value, first) for value in u])
+        scale = np.tile(want[: len(sizes)], 2)
+        np.testing.assert_allclose(np.exp(found.log) * found.factor / scale, want / scale, atol=1e-9)
+    found = squared(kernel)(argument(np.zeros_like(u), u))
+    want = np.asarray([series_sum(doubled, value) for value in u])
+    scale = np.tile(want[: len(sizes)], 2)
+    np.testing.assert_allclose(np.exp(found.log) * found.factor / scale, want / scale, atol=1e-9)
+
+
 def test_variance_is_infinite_where_the_series_of_moments_diverges() -> None:
     """|x|²|y|² beyond 1/2 without strata, and beyond σ, here 0.81, with them; along an axis."""
     kernel = DotProduct("inv", scale=1.0)
@@ -440,6 +468,30 @@ def test_low_degrees_are_exact_where_the_columns_are_enough() -> None:
         phi = spec.draw(3, seed=0, like=x)
         assert phi.num_features == m
         np.testing.assert_allclose(rfx.gram(x, y, features=phi), spec.kernel(x, y), rtol=1e-12)
+
+
+def test_columns_are_shared_out_for_the_least_variance() -> None:
+    """As a search over all ways to share them out finds it."""
+    from rfx.features._strata import _allotted
+
+    for sizes, total in (((3.0, 1.0, 0.5), 11), ((1.0, 0.9, 0.8), 10), ((5.0, 0.1, 0.01, 2.0), 12)):
+        costs = [
+            sum(size**2 / count for size, count in zip(sizes, way, strict=True))
+            for way in itertools.product(range(1, total + 1), repeat=len(sizes))
+            if sum(way) == total
+        ]
+        found = _allotted(sizes, total)
+        assert sum(found) == total
+        cost = sum(size**2 / count for size, count in zip(sizes, found, strict=True))
+        assert cost == pytest.approx(min(costs))
+
+
+def test_a_long_series_keeps_its_highest_degree() -> None:
+    x = np.asarray([[1.0]])  # one axis, where a product of signs is exact
+    for low in (1.0, 0.0):
+        kernel = DotProduct((low, *[0.0] * 69, 2.0), scale=1.0)
+        phi = Maclaurin(4, kernel).draw(1, seed=0, like=x)
+        np.testing.assert_allclose(rfx.gram(x, x, features=phi), [[low + 2.0]], rtol=1e-12)
 
 
 def test_strata_vary_less_than_degrees_drawn_at_random() -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rfx import features
 from rfx.cli import engines, inputs, measure, report
 from rfx.cli.errors import UserError, require
 from rfx.cli.options import check_writable, names, whole_number, whole_numbers
@@ -76,6 +77,10 @@ def run(args: argparse.Namespace) -> None:
 
     _check_outputs(args)
     specs = measure.plan(args.maps, args.num_features)
+    absent = [name for name in features.NAMES if name not in dict(specs)]
+    if args.maps is None and absent:
+        few = ", ".join(map(str, args.num_features))
+        print(f"left out, which cannot have m = {few}: {', '.join(absent)}", file=sys.stderr)
     data = inputs.read(args.input, args.layer, args.heads)
     if args.causal and data.query.shape[-2] > data.key.shape[-2]:
         raise UserError(

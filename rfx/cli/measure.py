@@ -80,18 +80,24 @@ class Comparison:
 
 
 def plan(maps: Sequence[str] | None, num_features: Sequence[int]) -> list[tuple[str, Spec]]:
-    """Specs by name, at each number of features; once where the width follows from dim."""
+    """Specs by name, at each number of features; once where the width follows from dim.
+
+    Of all maps, where none are named, those are left out that cannot have a number of features.
+    """
     ready = dict(zip(features.NAMES, features.ALL, strict=True))
     specs: list[tuple[str, Spec]] = []
     for name in features.NAMES if maps is None else maps:
-        try:
-            if name in ready and not hasattr(ready[name], "num_features"):
-                specs.append((name, ready[name]))
-                continue
-            for m in num_features:
+        if name in ready and not hasattr(ready[name], "num_features"):
+            specs.append((name, ready[name]))
+            continue
+        for m in num_features:
+            try:
                 specs.append((name, features.named(name, num_features=m)))
-        except ValueError as error:
-            raise (_refusal(name, m, error) if name in ready else UserError(str(error))) from error
+            except ValueError as error:
+                if maps is None:
+                    continue
+                known = name in ready
+                raise (_refusal(name, m, error) if known else UserError(str(error))) from error
     return specs
 
 

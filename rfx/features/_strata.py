@@ -60,8 +60,9 @@ def layout(kernel: DotProduct, each: int, columns: int) -> Layout:
 
     Every degree takes a product at least, so that the root of their number is about right.
     """
-    positive = [n for n, size in enumerate(deviations(kernel, 0.5)[:64].tolist()) if size > 0.0]
     endless = isinstance(kernel.series, str)
+    count = 2 + _MOST_DEGREES if endless else len(kernel.series)
+    positive = np.flatnonzero(kernel.coefficients(count)).tolist()
     constant = positive[0] == 0 and columns > each
     products = columns // each - constant
     most = min(_MOST_DEGREES, math.isqrt(products), products - 1)

@@ -53,9 +53,9 @@ class AdditiveChiSquared(Spec):
     --------
     >>> import numpy as np, rfx
     >>> x, y = np.asarray([[0.2, 0.8]]), np.asarray([[0.3, 0.7]])
-    >>> phi = rfx.features.AdditiveChiSquared(num_steps=3).draw(2, seed=0, like=x)
+    >>> phi = rfx.features.AdditiveChiSquared(num_steps=8, interval=0.3).draw(2, seed=0, like=x)
     >>> rfx.gram(x, y, features=phi).round(3), phi.kernel(x, y).round(3)
-    (array([[0.987]]), array([[0.987]]))
+    (array([[0.986]]), array([[0.987]]))
     """
 
     num_steps: int = 2
