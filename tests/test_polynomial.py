@@ -409,7 +409,8 @@ def test_series_are_the_sums_of_their_terms(series: Any) -> None:
         found = ending(kernel, first)(argument(np.zeros_like(u), u))
         want = np.asarray([series_sum(logs, value, first) for value in u])
         scale = np.tile(want[: len(sizes)], 2)
-        np.testing.assert_allclose(np.exp(found.log) * found.factor / scale, want / scale, atol=1e-9)
+        have = np.exp(found.log) * found.factor
+        np.testing.assert_allclose(have / scale, want / scale, atol=1e-9)
     found = squared(kernel)(argument(np.zeros_like(u), u))
     want = np.asarray([series_sum(doubled, value) for value in u])
     scale = np.tile(want[: len(sizes)], 2)
