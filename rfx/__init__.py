@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         skyformer_attention,
         soft_attention,
     )
+    from rfx.regression import kernel_regression, ridge_regression
 
 __all__ = [
     "State",
@@ -33,6 +34,7 @@ __all__ = [
     "gated_attention",
     "gram",
     "kernel_attention",
+    "kernel_regression",
     "kernels",
     "landmarks",
     "libraries",
@@ -41,7 +43,9 @@ __all__ = [
     "nystrom_attention",
     "options",
     "projections",
+    "regression",
     "relative_attention",
+    "ridge_regression",
     "skyformer_attention",
     "soft_attention",
 ]
@@ -61,7 +65,8 @@ __getattr__ = on_demand(
             "soft_attention",
         ),
         "attention",
-    ),
+    )
+    | {"kernel_regression": "regression", "regression": "", "ridge_regression": "regression"},
 )
 
 

@@ -435,6 +435,26 @@ def test_another_draw_is_not_compiled_again() -> None:
     assert graphs == 1
 
 
+@COMPILER
+@pytest.mark.parametrize("combined", [False, True])
+def test_draws_of_one_spec_with_other_statics_are_compiled_apart(combined: bool) -> None:
+    """The degrees of these features are drawn, and are no array."""
+    torch = pytest.importorskip("torch")
+    q, k, v = (torch.asarray(a) for a in attention_inputs())
+    spec: rfx.features.Spec = rfx.features.Maclaurin(16, stratified=False)
+    if combined:
+        spec = Combination((spec, RELU), ((1.0, (0,)), (0.5, (1,))))
+
+    def call(q, k, v, phi):
+        return rfx.linear_attention(q, k, v, features=phi)
+
+    compiled = torch.compile(call, backend="eager", fullgraph=True)
+    draws = [spec.draw(5, seed=seed, like=q) for seed in (0, 1)]
+    assert draws[0].statics() != draws[1].statics()
+    for phi in draws:
+        assert_agrees(compiled(q, k, v, phi), to_numpy(call(q, k, v, phi)), scale=1024.0)
+
+
 def test_a_torch_module_holds_it() -> None:
     torch = pytest.importorskip("torch")
     from rfx_torch import FeatureModule

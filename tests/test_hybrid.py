@@ -19,6 +19,7 @@ from rfx.features import (
     Clustered,
     Combination,
     ComplexExponential,
+    Deterministic,
     GaussianHybrid,
     GaussianWeight,
     Generalized,
@@ -106,6 +107,15 @@ def test_it_is_unbiased_whatever_the_weights_are(biased_weight: bool) -> None:
         assert np.max(np.abs(z_score(samples, ONE(x, y)))) < 5
     else:
         assert_statistics(samples, ONE(x, y), variance)
+
+
+def test_variance_is_unknown_where_the_mean_of_a_weight_is() -> None:
+    """Its own variance is known: it has none, but another mean than its kernel."""
+    x = points(3, 4)
+    wrong = Deterministic("identity", kernel=ONE)
+    assert np.all(wrong.variance(x, x) == 0.0)
+    phi = Hybrid((WAVES, PAIRS), (wrong,)).draw(4, seed=0, like=x)
+    assert phi.variance(x, x) is None
 
 
 def test_variance_is_the_sum_of_second_moments_of_weights_times_variances() -> None:
@@ -640,6 +650,12 @@ def test_mixture_of_gaussian_hybrids_is_exact_at_each_pair_of_centres() -> None:
     want = one * rfx.gram(x, y, features=first) + two * rfx.gram(x, y, features=second) + rest
     np.testing.assert_allclose(matrix, want, rtol=1e-10)
     assert sorted(np.abs(one - 1.0)[:, 0] < 1e-3) == [False, True]
+    for place, (a, b) in enumerate(zip(one[:, 0], two[:, 0], strict=True)):
+        own = first if abs(a - 1.0) < abs(b - 1.0) else second
+        exact = ONE(x[[place]], y)
+        np.testing.assert_allclose(rfx.gram(x[[place]], y, features=own), exact, rtol=1e-2)
+        other = second if own is first else first
+        assert abs(rfx.gram(x[[place]], y, features=other) / exact - 1.0) > 0.05
     variance = phi.variance(x, y)
     by_hand = np.zeros((2, 1))
     means = [np.exp(w.spec.mean(x, y, w)[0]) for w in weights]
@@ -696,6 +712,8 @@ def test_kmeans_with_equal_points_and_empty_clusters() -> None:
     centres = kmeans.centres_of(same, 3, np.random.default_rng(0))
     assert np.array_equal(centres, np.ones((3, 2)))
     assert set(kmeans.nearest(same, centres)) == {0}
+    lonely = kmeans._lloyd(same, np.asarray([[1.0, 2.0], [40.0, 0.0]]))
+    assert np.array_equal(lonely, [[1.0, 1.0], [40.0, 0.0]])  # without points it stays
     rows = np.asarray([[0.0, 0.0], [0.0, 0.0], [5.0, 5.0]])
     centres = kmeans.centres_of(rows, 3, np.random.default_rng(0))
     assert np.all(np.isfinite(centres))

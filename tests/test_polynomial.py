@@ -29,6 +29,7 @@ from rfx.features import (
     load,
     save,
 )
+from rfx.features.products import Factors
 from rfx.kernels import DotProduct, Polynomial, Softmax
 from rfx.testing import ArrayLibrary, assert_agrees, z_score
 
@@ -63,7 +64,7 @@ def product_map(
         own = np.concatenate([np.arange(width) < count - real for width in (0, *widths)])
         phase = own * rng.standard_normal(total) if bias else None
         side = side._replace(frequency=own * rng.standard_normal((3, total)), phase=phase)
-    return PolynomialMap(TensorSketch(4), side, widths=widths, real=real)
+    return PolynomialMap(TensorSketch(4), side, factors=Factors.of(widths, real))
 
 
 def products(phi: PolynomialMap, x: np.ndarray) -> np.ndarray:
@@ -173,7 +174,7 @@ def test_heads_are_independent_draws_of_equal_shape() -> None:
     together = spec.draw(4, seed=11, like=x, heads=3)
     rng = np.random.default_rng(11)
     alone = [spec.draw(4, seed=rng, like=x) for _ in range(3)]
-    assert len({phi.statics()["widths"] for phi in alone}) > 1
+    assert len({phi.widths for phi in alone}) > 1
     want = np.stack([phi.query(head).exp() for phi, head in zip(alone, x, strict=True)])
     np.testing.assert_allclose(together.query(x).exp(), want, rtol=1e-12, atol=1e-14)
     both = Combination((spec, TensorSketch(3)), ((1.0, (0,)), (1.0, (1,))))
@@ -191,7 +192,7 @@ def test_maps_with_other_widths_are_saved_compiled_and_traced(tmp_path: Any) -> 
     widths = set()
     for seed in range(2):
         phi = spec.draw(4, seed=seed, like=q)
-        widths.add(phi.statics()["widths"])
+        widths.add(phi.widths)
         save(phi, tmp_path / "map")
         loaded = load(tmp_path / "map", like=q)
         np.testing.assert_array_equal(loaded.query(q).value, phi.query(q).value)

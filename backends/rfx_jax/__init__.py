@@ -10,9 +10,11 @@ from rfx.attention import State
 from rfx.attention.positional import PositionalMap
 from rfx.dispatch import FastPath
 from rfx.features import FORMS, DrawnMap
+from rfx.regression import NormalEquations, RidgeModel
 from rfx_jax.features import features, refuse_features
 from rfx_jax.fwht import fwht
 from rfx_jax.products import polynomial_features, refuse_polynomial
+from rfx_jax.regression import normal, predicted
 from rfx_jax.relative import relative
 from rfx_jax.scan import bidirectional, causal, gated
 
@@ -25,6 +27,8 @@ FAST_PATHS = (
     FastPath("causal", "jax", "jax-scan", causal, _DEVICES),
     FastPath("gated", "jax", "jax-scan", gated, _DEVICES),
     FastPath("relative", "jax", "jax-scan", relative, _DEVICES),
+    FastPath("normal", "jax", "jax-scan", normal, _DEVICES),
+    FastPath("predicted", "jax", "jax-scan", predicted, _DEVICES),
     FastPath("features", "jax", "jax-cosine", features, ("cpu",), refuse_features),
     FastPath("features", "jax", "jax-compiled", polynomial_features, _DEVICES, refuse_polynomial),
     FastPath("fwht", "jax", "jax-fwht", fwht, ("cpu",)),
@@ -35,4 +39,8 @@ for _form in _forms:
     _names = [f.name for f in dataclasses.fields(_form)]  # type: ignore[arg-type]  # it is one
     _statics = [name for name in _names if name not in _form.array_fields]
     jax.tree_util.register_dataclass(_form, list(_form.array_fields), _statics)
-jax.tree_util.register_dataclass(State, [f.name for f in dataclasses.fields(State)], [])
+for _record in (State, NormalEquations, RidgeModel):
+    _names = [f.name for f in dataclasses.fields(_record)]
+    _statics = [name for name in _names if name == "single"]
+    _arrays = [name for name in _names if name not in _statics]
+    jax.tree_util.register_dataclass(_record, _arrays, _statics)

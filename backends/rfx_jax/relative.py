@@ -14,7 +14,7 @@ from rfx.ops.driver import Driver
 from rfx.ops.relative import relative as op
 from rfx.ops.relative_blocks import STRIP
 
-__all__ = ["relative"]
+__all__ = ["DRIVER", "relative"]
 
 _FEW = 8
 """Short sequences of keys are a multiple of this."""
@@ -52,7 +52,7 @@ def relative(
 
 @partial(jax.jit, static_argnames="method")
 def _run(*args: Any, method: str) -> Array:
-    return op.portable(*args, is_causal=False, method=method, driver=_DRIVER)
+    return op.portable(*args, is_causal=False, method=method, driver=DRIVER)
 
 
 def _pad(array: Array, after: int) -> Array:
@@ -97,4 +97,4 @@ def _branch(flag: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return lax.cond(flag, yes, no)
 
 
-_DRIVER = Driver(_scan, _branch, jax.checkpoint)
+DRIVER = Driver(_scan, _branch, jax.checkpoint)

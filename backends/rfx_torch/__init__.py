@@ -8,6 +8,7 @@ import torch
 
 from rfx.attention import State
 from rfx.dispatch import FastPath
+from rfx_torch.chi_squared import chi_squared_features, refuse_chi_squared
 from rfx_torch.features import features, refuse_features
 from rfx_torch.fused import refuse
 from rfx_torch.fwht import fwht, refuse_fwht
@@ -37,6 +38,7 @@ FAST_PATHS = (
     FastPath("gated", "torch", "torch-stream", run_gated, _ANY),
     FastPath("relative", "torch", "torch-stream", relative, _ANY),
     FastPath("features", "torch", "torch-blocks", features, ("cpu",), refuse_features),
+    FastPath("features", "torch", "torch-logs", chi_squared_features, ("cpu",), refuse_chi_squared),
     FastPath("features", "torch", "torch-rows", polynomial_features, ("cpu",), refuse_polynomial),
     FastPath("fwht", "torch", "torch-fwht", fwht, ("cpu",), refuse_fwht),
     *(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from rfx.kernels import Kernel
 if TYPE_CHECKING:
     from rfx.features._spec import Spec
 
-__all__ = ["DrawnMap", "check_drawn", "fingerprinted", "stacked"]
+__all__ = ["DrawnMap", "check_drawn", "fingerprinted", "stacked", "the_one"]
+
+Record = TypeVar("Record", bound=Hashable)
 
 
 class DrawnMap(ABC):
@@ -221,6 +224,17 @@ def fingerprinted(drawn: DrawnMap) -> DrawnMap:
         if name != "fingerprint":
             checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
     return drawn.with_arrays(arrays | {"fingerprint": np.asarray(float(checksum % 2**24))})
+
+
+@lru_cache(maxsize=1024)
+def the_one(record: Record) -> Record:
+    """The first of all equal records.
+
+    A static field of a drawn map is to be such a record where it is more than a number or a name:
+    torch.compile takes an object as a constant by its identity, but no tuple of specs, or of
+    numbers that differ between two calls.
+    """
+    return record
 
 
 def check_drawn(features: Any, like: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from rfx.features._side import Side
 from rfx.features._signs import Host, Signs, draw_signs
+from rfx.features.products import Factors
 
 __all__ = ["Products", "random_arrays"]
 
@@ -29,7 +30,7 @@ def random_arrays(
     linear: float = 0.0,
     constant: float = 0.0,
 ) -> dict[str, Any]:
-    """``query_side`` and ``widths`` of a map of ``count`` features.
+    """``query_side`` and ``factors`` of a map of ``count`` features.
 
     Where ``linear`` is not 0, it times each coordinate is a column, and so is ``constant``. With
     complex signs two of these columns are the parts of one feature. What is left is 0.
@@ -53,8 +54,8 @@ def random_arrays(
         padding = (first, weight.shape[-1] - width)
         phases = np.pad(phase, padding) if phase.any() else None
         side = side._replace(frequency=weight.imag, phase=phases)
-    widths = tuple(factor.shape[-1] for factor in factors)
-    return {"query_side": side, "widths": widths if width else ()}
+    widths = (factor.shape[-1] for factor in factors) if width else ()
+    return {"query_side": side, "factors": Factors.of(widths)}
 
 
 def _exact(dim: int, linear: float, constant: float, is_complex: bool) -> tuple[Host, Host]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 
 from rfx._xp import Array, full, namespace
-from rfx.features._drawn import DrawnMap
+from rfx.features._drawn import DrawnMap, the_one
 from rfx.features._side import LogFeatures
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ class Part(NamedTuple):
 class Layout:
     """What a composite is but for its spec and its arrays.
 
-    A record of its own, one for all equal ones, because torch.compile takes such an object as a
-    constant by its identity, and no tuple that holds specs.
+    One record for all equal ones (`the_one`).
     """
 
     terms: tuple[Term, ...]
@@ -46,11 +45,6 @@ class Layout:
         terms = tuple((float(c), tuple(int(i) for i in which)) for c, which in self.terms)
         object.__setattr__(self, "terms", terms)
         object.__setattr__(self, "parts", tuple(Part(*part) for part in self.parts))
-
-
-@lru_cache(maxsize=1024)
-def _the_one(layout: Layout) -> Layout:
-    return layout
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -82,7 +76,7 @@ class CompositeMap(DrawnMap):
     def made(cls, spec: Spec, maps: Sequence[DrawnMap], terms: Sequence[Term]) -> Self:
         """A map whose arrays are on the host, without its fingerprint yet."""
         parts = tuple(Part(type(m), m.spec, tuple(m.statics().items())) for m in maps)
-        layout = _the_one(Layout(tuple(terms), parts))
+        layout = the_one(Layout(tuple(terms), parts))
         return cls(spec, tuple(maps), np.asarray(0.0), layout)
 
     @property

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from rfx._xp import Array, constant, exp_nonpositive, namespace
+from rfx.features._drawn import the_one
 from rfx.features._plain import PlainMap
 from rfx.features._side import LogFeatures, Side
 
-__all__ = ["PolynomialMap"]
+__all__ = ["Factors", "PolynomialMap"]
 
 _OFTEN = 4
 """Factors after which a product is divided by its largest entry again."""
@@ -22,17 +23,9 @@ Parts = tuple[Array, ...]
 """A matrix (..., t, k), or the real and the imaginary part of one."""
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class PolynomialMap(PlainMap):
-    """φ_j(x) = exp(row term) s_j Π_i (z·w_ij + b_ij), z the placed point.
-
-    Features are in the order of falling degree N_j. The factors of all features lie side by side:
-    the first ``widths[0]`` columns of the weights are the first factor of as many features, the
-    next ``widths[1]`` are the second factor of the first ones, and so on. s is ``Side.scale``.
-
-    Where a side has ``frequency`` and ``phase``, they are the imaginary parts of w and b. The
-    columns are then all real parts, and behind them the imaginary parts, so that φ(x)·φ(y) is the
-    real part of the product of complex features with the conjugates of others.
+@dataclass(frozen=True)
+class Factors:
+    """How many factors features have.
 
     Attributes
     ----------
@@ -45,8 +38,40 @@ class PolynomialMap(PlainMap):
     widths: tuple[int, ...] = ()
     real: int = 0
 
+    @classmethod
+    def of(cls, widths: Iterable[int], real: int = 0) -> Factors:
+        """One record for all equal ones."""
+        return the_one(cls(tuple(int(width) for width in widths), real))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class PolynomialMap(PlainMap):
+    """φ_j(x) = exp(row term) s_j Π_i (z·w_ij + b_ij), z the placed point.
+
+    Features are in the order of falling degree N_j. The factors of all features lie side by side:
+    the first ``widths[0]`` columns of the weights are the first factor of as many features, the
+    next ``widths[1]`` are the second factor of the first ones, and so on; ``widths`` are those of
+    ``factors``. s is ``Side.scale``.
+
+    Where a side has ``frequency`` and ``phase``, they are the imaginary parts of w and b. The
+    columns are then all real parts, and behind them the imaginary parts, so that φ(x)·φ(y) is the
+    real part of the product of complex features with the conjugates of others.
+    """
+
+    factors: Factors = Factors()
+
     scale_per_feature = False
     description: ClassVar[str] = "polynomial"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features that have a first, a second, ... factor."""
+        return self.factors.widths
+
+    @property
+    def real(self) -> int:
+        """How many complex features, the last ones, are real."""
+        return self.factors.real
 
     @property
     def columns(self) -> int:
@@ -119,7 +144,7 @@ class PolynomialMap(PlainMap):
             self,
             query_side=self._padded(self.query_side, widths),
             key_side=None if self.key_side is None else self._padded(self.key_side, widths),
-            widths=widths,
+            factors=Factors.of(widths, self.real),
         )
 
     def _padded(self, side: Side, widths: tuple[int, ...]) -> Side:

@@ -15,7 +15,7 @@ from rfx.features._drawn import DrawnMap
 from rfx.features._side import Side
 from rfx.features._signs import Host, Pairs, Signs, check_signs, draw_signs, pairs, second_moment
 from rfx.features._spec import Costs, Spec
-from rfx.features.products import PolynomialMap
+from rfx.features.products import Factors, PolynomialMap
 from rfx.kernels import Polynomial
 
 __all__ = ["PolynomialSketch", "ProductSketch", "TensorSketch"]
@@ -96,7 +96,7 @@ class PolynomialSketch(Spec):
         return None
 
     def _map(self, side: Side, widths: tuple[int, ...]) -> PolynomialMap:
-        return PolynomialMap(self, side, widths=widths)
+        return PolynomialMap(self, side, factors=Factors.of(widths))
 
 
 @dataclass(frozen=True)
@@ -254,4 +254,4 @@ class TensorSketch(PolynomialSketch):
         return np.concatenate([np.full(pairs, math.sqrt(2.0)), np.ones(self._real)])
 
     def _map(self, side: Side, widths: tuple[int, ...]) -> PolynomialMap:
-        return PolynomialMap(self, side, widths=widths, real=self._real)
+        return PolynomialMap(self, side, factors=Factors.of(widths, self._real))

@@ -144,13 +144,14 @@ def _records() -> dict[str, type]:
     """The classes of specs and of what they hold, by name: nothing else is ever called."""
     from rfx.features.composite import Layout
     from rfx.features.preparation import Preparation
+    from rfx.features.products import Factors
 
     for package in ("features", "kernels", "projections"):
         module = import_module(f"rfx.{package}")
         for name in module.__all__:
             getattr(module, name)  # imported on demand
     found: dict[str, type] = {}
-    waiting: list[type] = [Spec, Kernel, Projection, Preparation, Layout]
+    waiting: list[type] = [Spec, Kernel, Projection, Preparation, Layout, Factors]
     while waiting:
         record = waiting.pop()
         found[_name(record)] = record

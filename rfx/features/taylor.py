@@ -14,7 +14,7 @@ from rfx._xp import Array, namespace, working_dtype
 from rfx.features._drawn import DrawnMap
 from rfx.features._side import Side
 from rfx.features._spec import Costs, Spec
-from rfx.features.products import PolynomialMap
+from rfx.features.products import Factors, PolynomialMap
 from rfx.kernels import DotProduct, Kernel
 
 __all__ = ["Taylor"]
@@ -123,9 +123,9 @@ class Taylor(Spec):
             for i in range(self.order)
         ]
         scale = np.concatenate([[_root(monomial) for monomial in found] for found in each])
-        widths = tuple(factor.shape[-1] for factor in factors)
+        widths = (factor.shape[-1] for factor in factors)
         side = Side(np.concatenate(factors, axis=-1), scale=scale)
-        return PolynomialMap(self, side, widths=widths)
+        return PolynomialMap(self, side, factors=Factors.of(widths))
 
 
 def _root(monomial: np.ndarray) -> float:

@@ -12,6 +12,7 @@ and one of query i, which cancels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from rfx.ops.bidirectional import divide, row_weights
 from rfx.ops.carry import Keys, empty_log
 from rfx.ops.driver import Driver
 from rfx.ops.relative_blocks import STRIP, query_features
-from rfx.ops.toeplitz import fourier_length, transform
+from rfx.ops.toeplitz import convolved, fourier_length, spectrum
 
 __all__ = ["by_fourier"]
 
@@ -31,6 +32,9 @@ _TOLERANCE = 256.0
 _FEW = 1 / 8
 """The share of strips that are computed directly rather than all in float64."""
 _SLOPES, _PARTS = 8, 512
+
+_CACHED = 2**21
+"""Numbers of a piece of work, all heads together: more of them leave the caches."""
 
 
 class Factors(NamedTuple):
@@ -130,39 +134,44 @@ def _sums(factors: Factors, signed: bool, driver: Driver) -> tuple[Array, Array,
     Everything is transposed, so that transforms run along memory.
     """
     xp = namespace(factors.weight)
-    weight, scaled, value = (xp.matrix_transpose(a) for a in factors[:3])
+    weight, scaled, value = (_transposed(a) for a in factors[:3])
     value = xp.concat([value, xp.ones_like(value[..., :1, :])], axis=-2)
-    diagonals = factors.diagonals[..., None, None, :]
-    columns, m = value.shape[-2], weight.shape[-2]
-    most = max(8, (m + columns) // 3)  # beside the features, m columns, and the values
-    piece = -(-columns // -(-columns // most))
-    cuts = [slice(a, min(a + piece, columns)) for a in range(0, columns, piece)]
+    columns, m, t, s = value.shape[-2], weight.shape[-2], weight.shape[-1], scaled.shape[-1]
+    factor = spectrum(factors.diagonals, t, s)[..., None, None, :]
+    heads = math.prod(factors.diagonals.shape[:-1])
+    most = _CACHED // (heads * 2 * factor.shape[-1])
+    most = max(1, min(most, (m + columns) // 3))  # beside the features, m columns, and the values
+    few = _divisor(m, most)
 
     @driver.again
-    def some(weight: Array, scaled: Array) -> Array:
-        """What some features add to the sums, (..., H, g, columns, t)."""
-        weight, scaled = weight[..., :, None, :], scaled[..., :, None, :]
+    def of_columns(weight: Array, scaled: Array, value: Array) -> Array:
+        """The sums of some columns of the values over all features, (..., H, g, columns, t)."""
 
-        def product(weight: Array, x: Array) -> Array:
-            return xp.sum(weight * transform(None, x, diagonals), axis=-3)
+        def step(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
+            weight, scaled = (a[..., :, None, :] for a in chunk)
+            product = convolved(scaled * value[..., None, :, :], factor, t)
+            return total + xp.sum(weight * product, axis=-3), None
 
-        parts = [product(weight, scaled * value[..., None, cut, :]) for cut in cuts]
-        if signed:
-            parts.append(product(xp.abs(weight), xp.abs(scaled)))
-        return xp.concat(parts, axis=-2)
+        start = full(weight, (*weight.shape[:-2], value.shape[-2], t), 0.0, weight.dtype)
+        total: Array = driver.scan(step, start, (weight, scaled), m, few)[0]
+        return total
 
-    def step(sums: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
-        return sums + some(*chunk), None
+    def step(none: tuple[()], chunk: tuple[Array]) -> tuple[tuple[()], Array]:
+        return none, of_columns(weight, scaled, *chunk)
 
-    shape = (*weight.shape[:-2], columns + signed, weight.shape[-1])
-    start = full(weight, shape, 0.0, weight.dtype)
-    sums, _ = driver.scan(step, start, (weight, scaled), m, _divisor(m, most // columns))
-    sums = xp.matrix_transpose(sums)
-    return (
-        sums[..., : columns - 1],
-        sums[..., columns - 1 : columns],
-        constant(sums[..., columns - 1 + signed :]),
-    )
+    sums = xp.matrix_transpose(driver.scan(step, (), (value,), columns, most // few)[1])
+    mass = sums[..., columns - 1 :]
+    if signed:
+        mass = of_columns(xp.abs(weight), xp.abs(scaled), value[..., columns - 1 :, :])
+        mass = xp.matrix_transpose(mass)
+    return sums[..., : columns - 1], sums[..., columns - 1 :], constant(mass)
+
+
+def _transposed(array: Array) -> Array:
+    """The transposed matrices, copied: a view would be read across memory, at each use."""
+    xp = namespace(array)
+    transposed = xp.matrix_transpose(array)
+    return xp.reshape(xp.reshape(transposed, (-1,)), transposed.shape)
 
 
 def _divisor(number: int, most: int) -> int:

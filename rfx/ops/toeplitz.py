@@ -9,7 +9,7 @@ from rfx import _check
 from rfx._xp import Array, full, namespace, working_dtype
 from rfx.dispatch import op
 
-__all__ = ["fourier_length", "matrix", "toeplitz", "transform"]
+__all__ = ["convolved", "fourier_length", "matrix", "spectrum", "toeplitz", "transform"]
 
 _SMALL = 64
 """Lengths up to which the matrix itself is multiplied with."""
@@ -73,22 +73,29 @@ def transform(_: None, x: Array, diagonals: Array) -> Array:
         dense = matrix(diagonals, t, s)
         out = xp.matmul(dense, x[..., None])[..., 0]
     else:
-        out = _by_fourier(x, diagonals, t)
+        out = convolved(x, spectrum(diagonals, t, s), t)
     return xp.astype(out, dtype, copy=False)
 
 
-def _by_fourier(x: Array, diagonals: Array, t: int) -> Array:
-    """As a circular convolution: c_{j−i} stands at i − j modulo a length of at least t + s − 1."""
-    xp, s = namespace(x), x.shape[-1]
-    length = fourier_length(t + s - 1)
+def spectrum(diagonals: Array, t: int, s: int) -> Array:
+    """What `convolved` multiplies transforms with, made of t + s − 1 diagonals.
+
+    It is a circular convolution: c_{j−i} stands at i − j modulo a length of at least t + s − 1.
+    """
+    xp, length = namespace(diagonals), fourier_length(t + s - 1)
     turned = xp.flip(diagonals, axis=-1)
-    gap = full(x, (*turned.shape[:-1], length - (t + s - 1)), 0.0, x.dtype)
+    gap = full(turned, (*turned.shape[:-1], length - (t + s - 1)), 0.0, turned.dtype)
     around = xp.concat([turned[..., s - 1 :], gap, turned[..., : s - 1]], axis=-1)
     # Seen in NumPy 2.4: with another norm than "ortho" a transform of float32 is computed in
     # float64 and rounded, at a fifth of the speed.
-    factor = xp.fft.rfft(around * math.sqrt(length), norm="ortho")
-    spectrum = xp.fft.rfft(x, n=length, norm="ortho") * factor
-    return xp.fft.irfft(spectrum, n=length, norm="ortho")[..., :t]
+    return xp.fft.rfft(around * math.sqrt(length), norm="ortho")
+
+
+def convolved(x: Array, factor: Array, t: int) -> Array:
+    """The product (..., t) of the Toeplitz matrix of this `spectrum` with x (..., s)."""
+    xp, length = namespace(x), 2 * (factor.shape[-1] - 1)
+    transformed = xp.fft.rfft(x, n=length, norm="ortho") * factor
+    return xp.fft.irfft(transformed, n=length, norm="ortho")[..., :t]
 
 
 @functools.lru_cache
