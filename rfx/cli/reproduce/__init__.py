@@ -17,6 +17,7 @@ from rfx.cli.reproduce.folder import archives
 from rfx.cli.reproduce.hybrid import EXPERIMENT as HYBRID
 from rfx.cli.reproduce.landmarks import EXPERIMENT as LANDMARKS
 from rfx.cli.reproduce.polynomial import EXPERIMENT as POLYNOMIAL
+from rfx.cli.reproduce.regression import EXPERIMENT as REGRESSION
 from rfx.cli.reproduce.simplex import EXPERIMENT as SIMPLEX
 from rfx.cli.reproduce.variance import EXPERIMENT as VARIANCE
 
@@ -31,6 +32,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     HYBRID,
     LANDMARKS,
     POLYNOMIAL,
+    REGRESSION,
 )
 
 _DESCRIPTION = """\

@@ -11,7 +11,7 @@ import numpy as np
 
 from rfx.cli.errors import UserError
 
-__all__ = ["Labelled", "Split", "read", "split"]
+__all__ = ["Labelled", "Split", "load_arrays", "read", "split"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Split:
 
 def read(path: Path) -> Labelled:
     """Read ``X`` and ``y``, or refuse in one sentence."""
-    points, classes = _load(path)
+    points, classes = load_arrays(path, {"X": "points", "y": "classes"})
     if points.ndim != 2 or not np.issubdtype(points.dtype, np.floating):
         raise UserError(
             f"array X in {path} must be floating of shape (n, d), got {points.dtype} of shape "
@@ -59,36 +59,38 @@ def read(path: Path) -> Labelled:
     return Labelled(path.stem, points.astype(np.float64), numbered)
 
 
-def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def load_arrays(path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
+    """Arrays of an archive by name, with a word on what each is; or refuse in one sentence."""
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
                 raise UserError(
-                    f"{path} is not an npz archive; write one with numpy.savez(path, X=X, y=y)"
+                    f"{path} is not an npz archive; write one with numpy.savez(path, "
+                    f"{', '.join(f'{name}={name}' for name in wanted)})"
                 )
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                return _arrays(archive, path)
+                return _arrays(archive, path, wanted)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{path} is a damaged npz archive ({error}); write it again") from error
 
 
-def _arrays(archive: np.lib.npyio.NpzFile, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    missing = [name for name in ("X", "y") if name not in archive.files]
+def _arrays(archive: np.lib.npyio.NpzFile, path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
+    missing = [name for name in wanted if name not in archive.files]
     if missing:
         raise UserError(
             f"{path} has no array {' and no array '.join(missing)} (found: "
-            f"{', '.join(archive.files) or 'nothing'}); each npz file of --data must hold points X "
-            "and classes y"
+            f"{', '.join(archive.files) or 'nothing'}); each npz file of --data must hold "
+            f"{' and '.join(f'{what} {name}' for name, what in wanted.items())}"
         )
     try:
-        return np.asarray(archive["X"]), np.asarray(archive["y"])
+        return [np.asarray(archive[name]) for name in wanted]
     except ValueError as error:
         raise UserError(
-            f"an array in {path} cannot be read ({error}); pickled objects are refused, save X as "
-            "floating and y as integers"
+            f"an array in {path} cannot be read ({error}); pickled objects are refused, save "
+            "plain numbers"
         ) from error
 
 
