@@ -20,6 +20,15 @@ def positive_number(name: str, value: Any) -> float:
     return float(value)
 
 
+def number(name: str, value: Any) -> float:
+    """The value as a float, if it is a finite real number."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a number, got {value!r}; pass a float")
+    if not math.isfinite(value):
+        raise ValueError(f"`{name}` must be finite, got {value!r}")
+    return float(value)
+
+
 def positive_int(name: str, value: Any, multiple: int = 1, why: str = "") -> int:
     """The value as an int, if it is a positive whole number and a multiple of ``multiple``."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):

@@ -32,6 +32,15 @@ def one_name_per_form() -> tuple[str, ...]:
     return tuple({"favor+": "dense"}.get(name, name) for name in found.values())
 
 
+def one_spec_per_class() -> tuple[rfx.features.Spec, ...]:
+    """A spec for each class of drawn maps: what stands for all where every map is compiled anew.
+
+    Each map runs on each library in test_matrix.py.
+    """
+    found = {type(drawn(spec, 4, like=np.zeros(1))): spec for spec in reversed(rfx.features.ALL)}
+    return tuple(found.values())
+
+
 def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The sentence of a command that must fail with exit code 2 and print nothing else."""
     try:

@@ -42,7 +42,11 @@ CASES = {
     "drawing": ("Draw",),
     "error": ("Map", "Dtype", "Uniform"),
     "landmarks": ("Landmarks",),
+    "polynomial": ("Polynomial",),
+    "randomized": ("Memory", "Randomized"),
     "relative": ("Growth", "Relative"),
+    "sigmoid": ("Memory", "Sigmoid"),
+    "sparse": ("Sparse",),
 }
 WITHOUT_LIBRARY = (("features", "Sampler"), ("imports", "Import"))
 NAMES = ("numpy", "torch", "jax", "torch-cuda", "jax-cuda", "cupy")

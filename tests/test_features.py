@@ -17,7 +17,7 @@ from rfx.features import ALL, Positive, Spec, Trigonometric, named
 from rfx.kernels import ExponentialKernel, Gaussian, Softmax
 from rfx.projections import IID, Orthogonal
 from rfx.testing import ArrayLibrary, array_libraries, assert_agrees, dtype_name
-from tests.conftest import one_name_per_form
+from tests.conftest import one_name_per_form, one_spec_per_class
 
 LIBRARIES = array_libraries()
 EACH_LIBRARY = pytest.mark.parametrize("library", LIBRARIES, ids=str)
@@ -42,15 +42,24 @@ def rounding(phi: rfx.features.DrawnMap, x: object) -> float:
 
 
 EVERY_MAP = [(spec, (2, 3), 3) for spec in ALL]
+COMPILED = [(spec, (2, 3), 3) for spec in one_spec_per_class()]
 EVERY_SHAPE = [
     (named(name, num_features=32), batch, heads)
     for name in one_name_per_form()
     for batch, heads in (((), None), ((3,), None), ((2, 3), None), ((1, 3), 3))
 ]
+EACH_MAP = pytest.mark.parametrize(
+    ("library", "spec", "batch", "heads"),
+    [
+        (library, *case)
+        for library in LIBRARIES
+        for case in (COMPILED if library.library == "jax" else EVERY_MAP) + EVERY_SHAPE
+    ],
+    ids=lambda value: str(value) if isinstance(value, ArrayLibrary) else repr(value),
+)
 
 
-@EACH_LIBRARY
-@pytest.mark.parametrize(("spec", "batch", "heads"), EVERY_MAP + EVERY_SHAPE, ids=repr)
+@EACH_MAP
 def test_features_are_those_of_the_oracle(
     library: ArrayLibrary, spec: Spec, batch: tuple[int, ...], heads: int | None
 ) -> None:
@@ -74,8 +83,7 @@ def test_features_are_those_of_the_oracle(
             assert_agrees(found.exp(), value * np.exp(log), scale=scale)
 
 
-@EACH_LIBRARY
-@pytest.mark.parametrize(("spec", "batch", "heads"), EVERY_MAP + EVERY_SHAPE, ids=repr)
+@EACH_MAP
 def test_gram_is_that_of_the_oracle(
     library: ArrayLibrary, spec: Spec, batch: tuple[int, ...], heads: int | None
 ) -> None:

@@ -464,3 +464,19 @@ def test_torch_compile_takes_it_as_one_graph() -> None:
 
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     assert_agrees(compiled(*arrays), to_numpy(call(*arrays)).astype(np.float64), scale=16.0)
+
+
+def test_heads_of_long_sequences_go_one_by_one(lib: ArrayLibrary) -> None:
+    """Query heads share key heads; both have masks, and biases of their own."""
+    rng = np.random.default_rng(90)
+    length = 1030
+    q = rng.standard_normal((2, 4, length, 3)).astype(np.float32)
+    k, v = rng.standard_normal((2, 2, 2, length, 3)).astype(np.float32)
+    bias = -np.abs(rng.standard_normal((1, 4, 2 * length - 1))).astype(np.float32)
+    mask = rng.random((2, 2, length)) < 0.8
+    q_, k_, v_, bias_, mask_ = (lib.convert(a) for a in (q, k, v, bias, mask))
+    phi = rfx.features.Positive(num_features=4).draw(3, seed=91, like=q_)
+    call = {"features": phi, "bias": bias_, "mask": mask_, "is_causal": True}
+    found = rfx.relative_attention(q_, k_, v_, method="fft", **call)
+    want = rfx.relative_attention(q_, k_, v_, method="direct", **call)
+    assert_agrees(found, to_numpy(want), scale=512.0)

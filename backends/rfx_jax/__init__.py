@@ -16,7 +16,7 @@ from rfx_jax.fwht import fwht
 from rfx_jax.products import polynomial_features, refuse_polynomial
 from rfx_jax.regression import normal, predicted
 from rfx_jax.relative import relative
-from rfx_jax.scan import bidirectional, causal, gated
+from rfx_jax.scan import bidirectional, causal, gated, windowed
 
 __all__ = ["FAST_PATHS"]
 
@@ -26,6 +26,7 @@ FAST_PATHS = (
     FastPath("bidirectional", "jax", "jax-scan", bidirectional, _DEVICES),
     FastPath("causal", "jax", "jax-scan", causal, _DEVICES),
     FastPath("gated", "jax", "jax-scan", gated, _DEVICES),
+    FastPath("windowed", "jax", "jax-scan", windowed, _DEVICES),
     FastPath("relative", "jax", "jax-scan", relative, _DEVICES),
     FastPath("normal", "jax", "jax-scan", normal, _DEVICES),
     FastPath("predicted", "jax", "jax-scan", predicted, _DEVICES),

@@ -51,8 +51,31 @@ def relative(
 
 
 @partial(jax.jit, static_argnames="method")
-def _run(*args: Any, method: str) -> Array:
-    return op.portable(*args, is_causal=False, method=method, driver=DRIVER)
+def _run(features: Any, query: Array, key: Array, *rest: Any, method: str) -> Array:
+    """By FFT long sequences go head by head: which rows are left to blocks differs by head."""
+    run = partial(op.portable, features, is_causal=False, method=method, driver=DRIVER)
+    heads = 1 if key.ndim == 2 else key.shape[-3]
+    short = max(query.shape[-2], key.shape[-2]) < _LONG
+    if method == "direct" or heads < 2 or features.heads is not None or short:
+        return run(query, key, *rest)
+    value, mask, bias = rest
+    bias = jnp.broadcast_to(bias, (*query.shape[:-2], bias.shape[-1]))
+    masks = () if mask is None else (jnp.broadcast_to(mask, (*key.shape[:-1], 1)),)
+    arrays = [_heads_first(a, heads, -3) for a in (query, key, value, *masks)]
+
+    def of_head(mine: tuple[Array, ...]) -> Array:
+        *inputs, its_bias = mine
+        return run(*inputs, *(() if masks else (None,)), its_bias)
+
+    out = lax.map(of_head, (*arrays, _heads_first(bias, heads, -2)))
+    return jnp.moveaxis(out, 0, -4).reshape(*query.shape[:-1], out.shape[-1])
+
+
+def _heads_first(array: Array, heads: int, axis: int) -> Array:
+    """Axis of query or key heads split into key heads, first, and the query heads of each."""
+    axis %= array.ndim
+    shape = (*array.shape[:axis], heads, -1, *array.shape[axis + 1 :])
+    return jnp.moveaxis(array.reshape(shape), axis, 0)
 
 
 def _pad(array: Array, after: int) -> Array:
@@ -97,4 +120,6 @@ def _branch(flag: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return lax.cond(flag, yes, no)
 
 
+_LONG = 1024
+"""Positions from which on heads go one by one."""
 DRIVER = Driver(_scan, _branch, jax.checkpoint)

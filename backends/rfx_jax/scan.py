@@ -19,13 +19,16 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from rfx.features import DrawnMap
+from rfx.kernels import Kernel
 from rfx.ops import bidirectional as bidirectional_op
 from rfx.ops import causal as causal_op
 from rfx.ops.carry import Carry
 from rfx.ops.driver import Driver
 from rfx.ops.gated import gated as gated_op
+from rfx.ops.window import Memory
+from rfx.ops.window import windowed as windowed_op
 
-__all__ = ["bidirectional", "causal", "gated"]
+__all__ = ["bidirectional", "causal", "gated", "windowed"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -104,7 +107,24 @@ def gated(
     return out[..., :t, :], carry
 
 
-def _run(op: Callable[..., Any], *args: Any) -> tuple[Array, Carry]:
+@partial(jax.jit, static_argnames=("kernel", "chunk_size"))
+def windowed(
+    features: DrawnMap,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    memory: Memory,
+    *,
+    kernel: Kernel,
+    chunk_size: int,
+) -> tuple[Array, Memory]:
+    """The op `rfx.ops.window.windowed`, whose last chunk may be shorter: padding would be seen."""
+    run = partial(windowed_op.portable, kernel=kernel, chunk_size=chunk_size)
+    return _run(run, features, query, key, value, mask, memory)
+
+
+def _run(op: Callable[..., Any], *args: Any) -> tuple[Array, Any]:
     """An op with the driver that suits: cutting chunks out, unless a derivative is wanted."""
     attend = jax.custom_jvp(partial(op, driver=_CUTTING))
 

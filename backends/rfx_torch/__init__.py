@@ -14,7 +14,7 @@ from rfx_torch.fused import refuse
 from rfx_torch.fwht import fwht, refuse_fwht
 from rfx_torch.gated import fused_gated, refuse_gated
 from rfx_torch.module import FeatureModule
-from rfx_torch.paths import run, run_gated
+from rfx_torch.paths import run, run_gated, run_windowed
 from rfx_torch.products import polynomial_features, refuse_polynomial
 from rfx_torch.relative import relative
 from rfx_torch.step import compiled_step, refuse_step, step
@@ -36,6 +36,7 @@ FAST_PATHS = (
     ),
     FastPath("gated", "torch", "torch-fused", fused_gated, ("cpu",), refuse_gated),
     FastPath("gated", "torch", "torch-stream", run_gated, _ANY),
+    FastPath("windowed", "torch", "torch-stream", run_windowed, _ANY),
     FastPath("relative", "torch", "torch-stream", relative, _ANY),
     FastPath("features", "torch", "torch-blocks", features, ("cpu",), refuse_features),
     FastPath("features", "torch", "torch-logs", chi_squared_features, ("cpu",), refuse_chi_squared),

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from rfx.features import DrawnMap
 from rfx.ops import Carry
+from rfx.ops.window import Memory, windowed
 from rfx_torch.operator import LOOPS, attention, gated_attention
-from rfx_torch.stream import stream_gated
+from rfx_torch.stream import stream_gated, stream_windowed
 
-__all__ = ["run", "run_gated"]
+__all__ = ["run", "run_gated", "run_windowed"]
 
 
 def run(
@@ -29,6 +30,14 @@ def run_gated(
 ) -> tuple[Tensor, Carry]:
     """The op `rfx.ops.gated`."""
     loop = gated_attention if _compiles() else stream_gated
+    return loop(features, query, *args, **options)
+
+
+def run_windowed(
+    features: DrawnMap, query: Tensor, *args: Any, **options: Any
+) -> tuple[Tensor, Memory]:
+    """The op `rfx.ops.window.windowed`; a compiler sees its chunks one by one."""
+    loop = windowed.portable if _compiles() else stream_windowed
     return loop(features, query, *args, **options)
 
 

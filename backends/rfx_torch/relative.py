@@ -10,15 +10,44 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from rfx.features import DrawnMap
 from rfx.ops.driver import Driver, branch, scan
 from rfx.ops.relative import relative as op
 
 __all__ = ["relative"]
 
 
-def relative(*args: Any, is_causal: bool, method: str) -> Tensor:
-    """The op `rfx.ops.relative`."""
-    return op.portable(*args, is_causal=is_causal, method=method, driver=_DRIVER)
+def relative(
+    features: DrawnMap,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor,
+    *,
+    is_causal: bool,
+    method: str,
+) -> Tensor:
+    """The op `rfx.ops.relative`.
+
+    By FFT long sequences go head by head: what one head needs float64 for is no matter of another.
+    """
+    run = partial(op.portable, is_causal=is_causal, method=method, driver=_DRIVER)
+    heads = 1 if key.ndim == 2 else key.shape[-3]
+    short = max(query.shape[-2], key.shape[-2]) < _LONG
+    if method == "direct" or heads < 2 or features.heads is not None or short:
+        return run(features, query, key, value, mask, bias)
+    bias = bias.broadcast_to(*query.shape[:-2], bias.shape[-1])
+    if mask is not None:
+        mask = mask.broadcast_to(*key.shape[:-1], 1)
+    groups = query.shape[-3] // heads
+    each = (
+        query.split(groups, -3),
+        *(a.split(1, -3) for a in (key, value)),
+        heads * [None] if mask is None else mask.split(1, -3),
+        bias.split(groups, -2),
+    )
+    return torch.cat([run(features, *mine) for mine in zip(*each, strict=True)], dim=-3)
 
 
 def _again(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,4 +58,6 @@ def _again(function: Callable[..., Any]) -> Callable[..., Any]:
     return partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
 
 
+_LONG = 1024
+"""Positions from which on heads go one by one."""
 _DRIVER = Driver(scan, branch, _again)

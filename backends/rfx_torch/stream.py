@@ -21,8 +21,9 @@ from rfx.ops import bidirectional, causal
 from rfx.ops.carry import Carry
 from rfx.ops.driver import Driver, branch, scan
 from rfx.ops.gated import gated
+from rfx.ops.window import Memory, windowed
 
-__all__ = ["stream", "stream_gated"]
+__all__ = ["stream", "stream_gated", "stream_windowed"]
 
 
 def stream(
@@ -48,7 +49,14 @@ def stream_gated(
     return _on_device(query, partial(gated.portable, features, query, *args, **options))
 
 
-def _on_device(query: Tensor, run: Callable[..., Any]) -> tuple[Tensor, Carry]:
+def stream_windowed(
+    features: DrawnMap, query: Tensor, *args: Any, **options: Any
+) -> tuple[Tensor, Memory]:
+    """The op `windowed`."""
+    return _on_device(query, partial(windowed.portable, features, query, *args, **options))
+
+
+def _on_device(query: Tensor, run: Callable[..., Any]) -> tuple[Tensor, Any]:
     if query.device.type == "cpu":
         return run(driver=STREAM)
     with _no_tf32():

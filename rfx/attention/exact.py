@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from rfx import _check
@@ -19,10 +20,9 @@ from rfx.kernels import Kernel, Softmax
 from rfx.ops.bidirectional import divide
 from rfx.ops.carry import empty_log
 from rfx.ops.heads import fold_heads, unfold_heads
+from rfx.ops.pairs import Pairs, sum_pairs
 
 __all__ = ["kernel_attention"]
-
-_BLOCK = 512
 
 
 class _Sums(NamedTuple):
@@ -107,26 +107,17 @@ def kernel_attention(
     True
     """
     _plan(query, key, value, kernel=kernel, is_causal=is_causal, mask=mask)
-    xp = namespace(query)
     kernel = Softmax() if kernel is None else kernel
-    t, s = query.shape[-2], key.shape[-2]
-    outputs = []
-    for start in range(0, t, _BLOCK):
-        stop = min(start + _BLOCK, t)
-        last = min(s, stop + s - t) if is_causal else s
-        rows = query[..., start:stop, :]
-        sums = _no_keys(query, value, stop - start)
-        for left in range(0, last, _BLOCK):
-            right = min(left + _BLOCK, last)
-            block = (key[..., left:right, :], value[..., left:right, :])
-            kept = None if mask is None else mask[..., left:right]
-            first_row = start + s - t - left if is_causal else None
-            sums = _add_block(sums, kernel, rows, *block, kept, first_row)
-        out = divide(sums.numerator, sums.denominator)
-        outputs.append(xp.astype(out, value.dtype, copy=False))
-    if not outputs:
-        return full(value, (*query.shape[:-1], value.shape[-1]), 0.0, value.dtype)
-    return xp.concat(outputs, axis=-2)
+    return sum_pairs(
+        query,
+        key,
+        value,
+        mask,
+        is_causal,
+        start=lambda rows: _no_keys(query, value, rows.stop - rows.start),
+        add=partial(_add_block, kernel),
+        finish=lambda sums: divide(sums.numerator, sums.denominator),
+    )
 
 
 def _no_keys(query: Array, value: Array, rows: int) -> _Sums:
@@ -137,25 +128,14 @@ def _no_keys(query: Array, value: Array, rows: int) -> _Sums:
     return _Sums(numerator, zero, full(query, (*shape, 1), low, dtype))
 
 
-def _add_block(
-    sums: _Sums,
-    kernel: Kernel,
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array | None,
-    first_row: int | None,
-) -> _Sums:
-    """Add a block of keys; query row i sees its keys up to ``first_row`` + i, or all for None."""
-    xp, dtype = namespace(query), sums.numerator.dtype
-    rows, columns, heads = query.shape[-2], key.shape[-2], key.shape[-3:-2]
-    if mask is not None:  # masked keys and values may hold NaN
-        key = xp.where(mask[..., None], key, xp.zeros_like(key))
-        value = xp.where(mask[..., None], value, xp.zeros_like(value))
+def _add_block(kernel: Kernel, sums: _Sums, pairs: Pairs) -> _Sums:
+    """The sums with a block of keys, all at the scale of the largest log so far."""
+    query, key = pairs.query, pairs.key
+    xp, dtype, heads = namespace(query), sums.numerator.dtype, key.shape[-3:-2]
     with full_precision(query):  # unchecked: masked keys, which are 0 now, may be refused
         folded, factor = kernel._log_and_factor(fold_heads(query, heads), key)
     log = xp.astype(unfold_heads(folded, query), dtype, copy=False)
-    seen = _seen(log, query, rows, columns, mask, first_row)
+    seen = pairs.seen()
     if seen is not None:
         log = xp.where(seen, log, xp.full_like(log, empty_log(dtype, xp)))
     top = xp.maximum(sums.log_scale, constant(xp.max(log, axis=-1, keepdims=True)))
@@ -165,7 +145,7 @@ def _add_block(
     if seen is not None:
         weight = xp.where(seen, weight, xp.zeros_like(weight))
     kept = exp_nonpositive(sums.log_scale - top)
-    value = xp.astype(value, dtype, copy=False)
+    value = xp.astype(pairs.value, dtype, copy=False)
     with full_precision(query):
         numerator = unfold_heads(xp.matmul(fold_heads(weight, heads), value), query)
     return _Sums(
@@ -173,20 +153,3 @@ def _add_block(
         sums.denominator * kept + xp.sum(weight, axis=-1, keepdims=True),
         top,
     )
-
-
-def _seen(
-    log: Array, query: Array, rows: int, columns: int, mask: Array | None, first_row: int | None
-) -> Array | None:
-    """Which pairs count: bool of a shape that broadcasts to (..., rows, columns), or None."""
-    xp = namespace(log)
-    seen = None
-    if first_row is not None and first_row < columns - 1:
-        ones = full(log, (rows, columns), 1.0, log.dtype)
-        seen = xp.tril(ones, k=first_row) > 0.0
-    if mask is not None:
-        kept = mask[..., None, :]
-        if kept.ndim > 2 and kept.shape[-3] not in (1, query.shape[-3]):
-            kept = xp.repeat(kept, query.shape[-3] // kept.shape[-3], axis=-3)
-        seen = kept if seen is None else xp.logical_and(seen, kept)
-    return seen

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rfx.kernels.chi_squared import AdditiveChiSquared, SkewedChiSquared
     from rfx.kernels.combination import Combination
     from rfx.kernels.dot_product import DotProduct, Polynomial
+    from rfx.kernels.logistic import Logistic
     from rfx.kernels.neuron import Neuron
     from rfx.kernels.normalized import Angular, Normalized
     from rfx.kernels.pointwise import ArcCosine, Expectation, Pointwise
@@ -28,6 +29,7 @@ __all__ = [
     "Gaussian",
     "Kernel",
     "Laplace",
+    "Logistic",
     "Matern",
     "Neuron",
     "Normalized",
@@ -53,6 +55,7 @@ __getattr__ = on_demand(
         "DotProduct": "dot_product",
         "Expectation": "pointwise",
         "Laplace": "stationary",
+        "Logistic": "logistic",
         "Matern": "stationary",
         "Neuron": "neuron",
         "Normalized": "normalized",

@@ -19,6 +19,7 @@ from rfx.cli.reproduce.landmarks import EXPERIMENT as LANDMARKS
 from rfx.cli.reproduce.polynomial import EXPERIMENT as POLYNOMIAL
 from rfx.cli.reproduce.regression import EXPERIMENT as REGRESSION
 from rfx.cli.reproduce.simplex import EXPERIMENT as SIMPLEX
+from rfx.cli.reproduce.sparsefinder import EXPERIMENT as SPARSEFINDER
 from rfx.cli.reproduce.variance import EXPERIMENT as VARIANCE
 
 __all__ = ["EXPERIMENTS", "add_parser", "list_experiments", "run"]
@@ -33,6 +34,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     LANDMARKS,
     POLYNOMIAL,
     REGRESSION,
+    SPARSEFINDER,
 )
 
 _DESCRIPTION = """\
