@@ -29,6 +29,7 @@ from rfx.cli.reproduce import (
     maps,
     polynomial,
     simplex,
+    tables,
     variance,
 )
 from rfx.features import Positive
@@ -76,6 +77,18 @@ def sets(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def tabled(tmp_path_factory):
+    """Two sets for regression: a curve that no line follows, and a line."""
+    folder, rng = tmp_path_factory.mktemp("tabled"), np.random.default_rng(4)
+    x = rng.standard_normal((240, 2)).astype(np.float32)
+    mask = np.arange(240)[:, None] % 4 == np.arange(3)
+    noise = 0.05 * rng.standard_normal(240).astype(np.float32)
+    for name, y in (("curve", x[:, 0] ** 2 + noise), ("line", 7.0 + x[:, 1] + noise)):
+        np.savez(folder / f"{name}.npz", X=x, y=y, test_mask=mask)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded")
     np.savez(folder / "a.npz", **activations())
@@ -84,10 +97,11 @@ def recorded(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, sets, recorded):
+def run(tmp_path_factory, sets, recorded, tabled):
     """Run an experiment once; gives the same `Run` again when asked again."""
     done: dict[str, Run] = {}
     data = {"simplex": sets, "classification": sets, "activations": recorded}
+    data["regression"] = tabled
 
     def go(name: str) -> Run:
         if name not in done:
@@ -573,3 +587,30 @@ def test_polynomial_claims_fail_where_an_expectation_is_missed(run):
     flat = [row | {"error": 1.0} for row in rows]
     assert polynomial._claims(flat)[1].text.endswith("which is NOT met within 10 %.")
     assert polynomial._claims(flat)[1].held is False
+
+
+# regression
+
+
+def test_regression_beats_a_line_where_there_is_none(run):
+    found = run("regression")
+    for title in ("exact", "m = 256", "m = 1024"):
+        curve, line = (
+            np.mean([r["error"] for r in found.rows(set=name, method=title)])
+            for name in ("curve", "line")
+        )
+        assert curve < 0.2
+        assert line < 0.1
+    assert np.mean([r["error"] for r in found.rows(set="curve", method="linear")]) > 0.8
+    assert np.mean([r["error"] for r in found.rows(set="line", method="linear")]) < 0.1
+    assert {r["split"] for r in found.report["rows"]} == {0, 1}
+
+
+def test_regression_scores_test_rows_in_units_of_the_training_targets(tabled):
+    data = tables.read(tabled / "line.npz")
+    part = tables.split(data, 1)
+    train = ~data.test_mask[:, 1]
+    assert len(part.test) == 60
+    wanted = (data.targets[~train] - data.targets[train].mean()) / data.targets[train].std()
+    np.testing.assert_allclose(part.test_targets, wanted)
+    assert abs(part.train.mean()) < 1e-12

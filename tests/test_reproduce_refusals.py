@@ -77,6 +77,28 @@ def test_mistake_in_a_labelled_file_is_one_sentence(content, sentence, capsys, t
     assert rejected(argv, capsys).replace(str(path), "FILE").startswith(sentence)
 
 
+TARGETS, MASK = Y / 3.0, np.eye(len(X), 2, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"X": X, "y": TARGETS}, "FILE has no array test_mask (found: X, y); each npz file of"),
+        ({"X": X[0], "y": TARGETS, "test_mask": MASK}, "array X in FILE must be floating of shape"),
+        ({"X": X, "y": Y, "test_mask": MASK}, "array y in FILE must hold one floating number"),
+        ({"X": X, "y": TARGETS[:9], "test_mask": MASK}, "array y in FILE must hold one floating"),
+        ({"X": X, "y": TARGETS, "test_mask": MASK[:9]}, "array test_mask in FILE must be bool of"),
+        ({"X": X, "y": TARGETS * np.nan, "test_mask": MASK}, "X or y in FILE holds NaN"),
+        ({"X": X, "y": TARGETS, "test_mask": ~MASK}, "every split of test_mask in FILE needs a"),
+    ],
+)
+def test_mistake_in_a_regression_file_is_one_sentence(content, sentence, capsys, tmp_path):
+    path = tmp_path / "data.npz"
+    np.savez(path, **content)
+    argv = ["regression", "--data", str(tmp_path), "--plot", str(tmp_path / "a.png")]
+    assert rejected(argv, capsys).replace(str(path), "FILE").startswith(sentence)
+
+
 def test_broken_file_is_one_sentence(capsys, tmp_path):
     path = tmp_path / "data.npz"
     argv = ["classification", "--data", str(tmp_path), "--plot", str(tmp_path / "a.png")]

@@ -6,10 +6,6 @@ from functools import partial
 from typing import Any
 
 import rfx
-from rfx.attention.based import based_attention
-from rfx.attention.fastmax import fastmax_attention
-from rfx.attention.polysketch import polysketch_attention
-from rfx.attention.schoenbat import schoenbat_attention
 
 from ._cases import LENGTHS, NAMES, QUICK, Problem, axis
 from ._clock import medians
@@ -22,18 +18,18 @@ SMALL = 16
 WINDOW = 64
 METHODS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "based": (
-        based_attention,
+        rfx.based_attention,
         rfx.features.Taylor(kernel=rfx.kernels.Softmax()),
         {"window": WINDOW},
     ),
-    "fastmax": (fastmax_attention, rfx.features.Taylor(2, 1.0), {"is_causal": True}),
-    "polysketch": (polysketch_attention, rfx.features.PolySketch(256), {"is_causal": True}),
+    "fastmax": (rfx.fastmax_attention, rfx.features.Taylor(2, 1.0), {"is_causal": True}),
+    "polysketch": (rfx.polysketch_attention, rfx.features.PolySketch(256), {"is_causal": True}),
     "polysketch, window": (
-        polysketch_attention,
+        rfx.polysketch_attention,
         rfx.features.PolySketch(256),
         {"is_causal": True, "window": WINDOW},
     ),
-    "schoenbat": (schoenbat_attention, rfx.features.Maclaurin(256), {"is_causal": True}),
+    "schoenbat": (rfx.schoenbat_attention, rfx.features.Maclaurin(256), {"is_causal": True}),
 }
 
 

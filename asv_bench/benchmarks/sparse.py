@@ -7,10 +7,6 @@ from typing import Any
 import numpy as np
 
 import rfx
-from rfx.attention import supports
-from rfx.attention.entmax import entmax_attention
-from rfx.attention.sbm import sbm_attention
-from rfx.attention.sparsefinder import sparsefinder_attention
 
 from ._cases import DIM, HEADS, NAMES, QUICK, Problem, axis, normal
 from ._clock import medians
@@ -61,15 +57,15 @@ class Sparse(Timed):
 def _attention(method: str, library: Library, L: int) -> Any:
     if method in ("entmax", "sparsemax"):
         alpha = 1.5 if method == "entmax" else 2.0
-        return lambda q, k, v: entmax_attention(q, k, v, alpha=alpha)
+        return lambda q, k, v: rfx.entmax_attention(q, k, v, alpha=alpha)
     if method == "sparsefinder":
         rng = np.random.default_rng(0)
         a, b = rng.standard_normal((2, HEADS, DIM, 4)) / DIM**0.5
-        rule = supports.Distance(supports.Projection(a, b), 1.0)
-        return lambda q, k, v: sparsefinder_attention(q, k, v, rule=rule)
+        rule = rfx.supports.Distance(rfx.supports.Projection(a, b), 1.0)
+        return lambda q, k, v: rfx.sparsefinder_attention(q, k, v, rule=rule)
     rng = np.random.default_rng(4)
     shares = 0.4 * rng.random((2, 1, HEADS, L, CLUSTERS), dtype=np.float32)
     clusters = normal(library, (CLUSTERS, DIM), 5)
     query, key = (library.move(side, "float32") for side in shares)
     call = {"clusters": clusters, "membership": (query, key), "exploration": 0.0}
-    return lambda q, k, v: sbm_attention(q, k, v, **call)
+    return lambda q, k, v: rfx.sbm_attention(q, k, v, **call)
