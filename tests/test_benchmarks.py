@@ -44,6 +44,7 @@ CASES = {
     "landmarks": ("Landmarks",),
     "polynomial": ("Polynomial",),
     "randomized": ("Memory", "Randomized"),
+    "regression": ("Ridge",),
     "relative": ("Growth", "Relative"),
     "sigmoid": ("Memory", "Sigmoid"),
     "sparse": ("Sparse",),
@@ -129,14 +130,23 @@ def test_every_benchmark_is_tested(suite: Modules) -> None:
                 assert case.params[case.param_names.index("library")] == NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+WITH_LIBRARY = [
+    (m, c) for m, names in CASES.items() for c in names if (m, c) not in WITHOUT_LIBRARY
+]
+IN_TURN = ("torch", "jax")
+"""Each case runs on one of these, which take seconds to compile or to start, besides the others."""
+
+
 @pytest.mark.parametrize(
-    ("module", "case_name"),
-    [(m, c) for m, names in CASES.items() for c in names if (m, c) not in WITHOUT_LIBRARY],
+    ("module", "case_name", "name"),
+    [
+        (*case, name)
+        for i, case in enumerate(WITH_LIBRARY)
+        for name in NAMES
+        if name not in IN_TURN or name == IN_TURN[i % 2]
+    ],
 )
-def test_benchmark_runs_once_on_each_library(
-    module: str, case_name: str, name: str, suite: Modules
-) -> None:
+def test_benchmark_runs_once(module: str, case_name: str, name: str, suite: Modules) -> None:
     case = getattr(suite[module], case_name)()
     params = smallest(case, name)
     cannot = {
@@ -145,6 +155,7 @@ def test_benchmark_runs_once_on_each_library(
         "Backward": name in (*ON_GPU, "numpy"),
         "BFloat16": name in WITHOUT_GRADIENTS,
         "CountSketch": importlib.util.find_spec("sklearn") is None,
+        "Ridge": importlib.util.find_spec("sklearn") is None,
     }
     backward = module == "backward" and name in WITHOUT_GRADIENTS
     if not present(name) or cannot.get(case_name, False) or backward:

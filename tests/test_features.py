@@ -87,7 +87,7 @@ def test_features_are_those_of_the_oracle(
 def test_gram_is_that_of_the_oracle(
     library: ArrayLibrary, spec: Spec, batch: tuple[int, ...], heads: int | None
 ) -> None:
-    for dtype in library.dtypes:
+    for dtype in library.dtypes if library.library != "jax" else library.dtypes[:1]:
         x = library.convert(0.5 * points(*batch, 63, 8), dtype)
         y = library.convert(0.5 * points(*batch, 10, 8, seed=6), dtype)
         phi = drawn(spec, x, heads=heads)

@@ -1,7 +1,7 @@
 """Gated attention with an exponential map: the workspace of causal attention, with gates.
 
-One gate for a head takes the place of the zeros and ones that hide future keys from queries. Gates
-for each feature are added to the logs in their buffers.
+Gates are added to the logs in their buffers. Where they are too small for that, one gate for a head
+takes the place of the zeros and ones that hide future keys from queries.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ class GatedWorkspace(Workspace):
         self, query: Array, key: Array, value: Array, mask: Array | None, gate: Array, out: Array
     ) -> None:
         """A chunk: queries (n, g, C, d), gates (n, C, 1) or (n, C, m), and the output to write."""
-        keys = self._keys(key, value, mask)
-        if gate.shape[-1] == 1:
+        done = self._in_logs(query, self._keys(key, value, mask), gate, out)
+        if not done and gate.shape[-1] == 1:
+            keys = self._keys(key, value, mask)
             done = self._one_gate(query, keys, made(gate, mask, keys.log.dtype), out)
-        else:
-            done = self._gate_by_feature(query, keys, gate, out)
         if not done:
             heads = (query.reshape(-1, *query.shape[2:]), key, value, mask, self.carry())
             options = {"normalize": True, "chunk_size": key.shape[1]}
@@ -88,7 +87,7 @@ class GatedWorkspace(Workspace):
         self.sums /= factor[..., None]
         self.log_scale[...] = np.where(seen, self.log_scale + np.log(factor), self.low)
 
-    def _gate_by_feature(self, query: Array, keys: Keys, gate: Array, out: Array) -> bool:
+    def _in_logs(self, query: Array, keys: Keys, gate: Array, out: Array) -> bool:
         """False, and nothing done, where the chunk needs more care."""
         if keys.mask is not None:
             gate = np.where(keys.mask, gate, 0)

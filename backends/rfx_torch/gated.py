@@ -1,7 +1,7 @@
 """Gated attention with an exponential map on a CPU, where no gradient is wanted: chunks in place.
 
-One gate for a head takes the place of the zeros and ones that hide future keys from queries. Gates
-for each feature are added to the logs in their buffers.
+Gates are added to the logs in their buffers. Where they are too small for that, one gate for a head
+takes the place of the zeros and ones that hide future keys from queries.
 """
 
 from __future__ import annotations
@@ -40,11 +40,10 @@ class GatedHeads(Heads):
         out: Tensor,
     ) -> None:
         """A chunk: queries (h, g, C, d), gates (h, C, 1) or (h, C, m), and the output to write."""
-        keys = self.keys(key, value, mask)
-        if gate.shape[-1] == 1:
+        done = self._in_logs(query, self.keys(key, value, mask), gate, out)
+        if not done and gate.shape[-1] == 1:
+            keys = self.keys(key, value, mask)
             done = self._one_gate(query, keys, made(gate, mask, self.dtype), out)
-        else:
-            done = self._gate_by_feature(query, keys, gate, out)
         if not done:
             args = (query.flatten(0, 1), key, value, mask, self.carry(), gate, None)
             found, after = gated.portable(
@@ -98,7 +97,7 @@ class GatedHeads(Heads):
         self.denominator /= factor
         self.log_scale = (self.log_scale + factor.log()).masked_fill(~seen, self.low)
 
-    def _gate_by_feature(self, query: Tensor, keys: Keys, gate: Tensor, out: Tensor) -> bool:
+    def _in_logs(self, query: Tensor, keys: Keys, gate: Tensor, out: Tensor) -> bool:
         """False, and nothing done, where the chunk needs more care."""
         gate = gate.to(self.dtype)
         if keys.mask is not None:
