@@ -35,9 +35,9 @@ targets: 1 is the error of predicting their mean.
 
 linear is a linear fit, with a ridge of 1. exact is kernel ridge regression, on at most 8,000
 training rows that are chosen at random. The others are rfx.ridge_regression with m trigonometric
-features of all rows, orthogonal ones, drawn anew for each split. For each method apart, bandwidth and ridge are those of
-a grid of 7 by 5 that do best on a fifth of the training part of the first split, of at most 2,000
-rows."""
+features of all rows, orthogonal ones, drawn anew for each split. For each method apart, bandwidth
+and ridge are those of a grid of 7 by 5 that do best on a fifth of the training part of the first
+split, of at most 2,000 rows."""
 
 
 class _Setting(NamedTuple):
