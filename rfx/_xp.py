@@ -111,6 +111,11 @@ def working_dtype(array: Array) -> DType:
     return xp.float64 if array.dtype == xp.float64 else xp.float32
 
 
+def has_float64(xp: Namespace) -> bool:
+    """Whether a library computes in float64; JAX does if told to when it started."""
+    return "float64" in xp.__array_namespace_info__().dtypes(kind="real floating")
+
+
 def is_real_floating(array: Array) -> bool:
     """Whether ``array`` holds real floating numbers of any width."""
     if library(array) == "torch":

@@ -281,6 +281,17 @@ def test_points_without_weight_give_zeros() -> None:
     assert np.array_equal(out, np.zeros((4, 2)))
 
 
+def test_explain_takes_what_the_functions_take() -> None:
+    x, y, weights = problem()
+    phi = SPEC.draw(3, seed=1, like=x)
+    found = rfx.explain(rfx.ridge_regression, x, y, features=phi, ridge=1.0, weights=weights)
+    assert (found.op, found.implementation) == ("normal", "portable")
+    exact = rfx.explain(rfx.kernel_regression, x, x, y, kernel=KERNEL, weights=weights)
+    assert exact.op is None
+    estimate = rfx.explain(rfx.kernel_regression, x, x, y, features=phi)
+    assert estimate.op == "bidirectional"
+
+
 # Refusals
 
 X, Y, W = problem(n=6)

@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from rfx.ops.driver import Driver
+from rfx.ops.relative import by_head
 from rfx.ops.relative import relative as op
 from rfx.ops.relative_blocks import STRIP
 
@@ -52,13 +53,10 @@ def relative(
 
 @partial(jax.jit, static_argnames="method")
 def _run(features: Any, query: Array, key: Array, *rest: Any, method: str) -> Array:
-    """By FFT long sequences go head by head: which rows are left to blocks differs by head."""
     run = partial(op.portable, features, is_causal=False, method=method, driver=DRIVER)
-    heads = 1 if key.ndim == 2 else key.shape[-3]
-    short = max(query.shape[-2], key.shape[-2]) < _LONG
-    if method == "direct" or heads < 2 or features.heads is not None or short:
+    if not by_head(features, query, key, method):
         return run(query, key, *rest)
-    value, mask, bias = rest
+    heads, (value, mask, bias) = key.shape[-3], rest
     bias = jnp.broadcast_to(bias, (*query.shape[:-2], bias.shape[-1]))
     masks = () if mask is None else (jnp.broadcast_to(mask, (*key.shape[:-1], 1)),)
     arrays = [_heads_first(a, heads, -3) for a in (query, key, value, *masks)]
@@ -120,6 +118,4 @@ def _branch(flag: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     return lax.cond(flag, yes, no)
 
 
-_LONG = 1024
-"""Positions from which on heads go one by one."""
 DRIVER = Driver(_scan, _branch, jax.checkpoint)

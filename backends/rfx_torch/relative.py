@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rfx.features import DrawnMap
 from rfx.ops.driver import Driver, branch, scan
+from rfx.ops.relative import by_head
 from rfx.ops.relative import relative as op
 
 __all__ = ["relative"]
@@ -28,15 +29,11 @@ def relative(
     is_causal: bool,
     method: str,
 ) -> Tensor:
-    """The op `rfx.ops.relative`.
-
-    By FFT long sequences go head by head: what one head needs float64 for is no matter of another.
-    """
+    """The op `rfx.ops.relative`."""
     run = partial(op.portable, is_causal=is_causal, method=method, driver=_DRIVER)
-    heads = 1 if key.ndim == 2 else key.shape[-3]
-    short = max(query.shape[-2], key.shape[-2]) < _LONG
-    if method == "direct" or heads < 2 or features.heads is not None or short:
+    if not by_head(features, query, key, method):
         return run(features, query, key, value, mask, bias)
+    heads = key.shape[-3]
     bias = bias.broadcast_to(*query.shape[:-2], bias.shape[-1])
     if mask is not None:
         mask = mask.broadcast_to(*key.shape[:-1], 1)
@@ -58,6 +55,4 @@ def _again(function: Callable[..., Any]) -> Callable[..., Any]:
     return partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
 
 
-_LONG = 1024
-"""Positions from which on heads go one by one."""
 _DRIVER = Driver(scan, branch, _again)

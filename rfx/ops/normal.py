@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from rfx._xp import Array, full, namespace
+from rfx._xp import Array, full, has_float64, namespace
 from rfx.dispatch import op
 from rfx.ops.driver import EAGER, Driver
 from rfx.ops.features import features as features_op
 
-__all__ = ["Sums", "has_float64", "matrix", "merged", "no_rows", "normal", "predicted"]
+__all__ = ["Sums", "matrix", "merged", "no_rows", "normal", "predicted"]
 
 
 class Sums(NamedTuple):
@@ -81,11 +81,6 @@ def no_rows(like: Array, batch: tuple[int, ...], columns: int, targets: int) -> 
     dtype = xp.float64 if has_float64(xp) else like.dtype
     shapes = ((1, 1), (1, columns), (1, targets), (columns, columns), (columns, targets))
     return Sums(*(full(like, (*batch, *shape), 0.0, dtype) for shape in shapes))
-
-
-def has_float64(xp: Any) -> bool:
-    """Whether the library computes in float64; JAX does if told to when it started."""
-    return "float64" in xp.__array_namespace_info__().dtypes(kind="real floating")
 
 
 def merged(first: Sums, second: Sums) -> Sums:

@@ -16,7 +16,10 @@ from rfx.ops.relative_blocks import by_blocks
 from rfx.ops.relative_fourier import by_fourier
 from rfx.ops.toeplitz import transform
 
-__all__ = ["relative"]
+__all__ = ["by_head", "relative"]
+
+_LONG = 1024
+"""Positions from which on heads go one by one."""
 
 
 @op("relative")
@@ -54,6 +57,15 @@ def relative(
     problem = (features, query, keys, bias, seen, driver)
     known = None if method == "direct" else by_fourier(*problem)
     return xp.reshape(by_blocks(*problem, known), shape)
+
+
+def by_head(features: Any, query: Array, key: Array, method: str) -> bool:
+    """Whether a backend is to take heads one by one, where it takes them together otherwise.
+
+    By FFT long sequences go so: which rows need float64, or are left to blocks, differs by head.
+    """
+    long = max(query.shape[-2], key.shape[-2]) >= _LONG
+    return method != "direct" and features.heads is None and key.shape[-3:-2] > (1,) and long
 
 
 def _closed(bias: Array, last: int | None) -> Array:

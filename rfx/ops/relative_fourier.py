@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rfx._xp import Array, constant, exp_nonpositive, full, namespace
+from rfx._xp import Array, constant, exp_nonpositive, full, has_float64, namespace
 from rfx.ops.bidirectional import divide, row_weights
 from rfx.ops.carry import Keys, empty_log
 from rfx.ops.driver import Driver
@@ -32,7 +32,6 @@ _TOLERANCE = 256.0
 _FEW = 1 / 8
 """The share of strips that are computed directly rather than all in float64."""
 _SLOPES, _PARTS = 8, 512
-
 _CACHED = 2**21
 """Numbers of a piece of work, all heads together: more of them leave the caches."""
 
@@ -75,7 +74,7 @@ def by_fourier(
         return xp.astype(out, bias.dtype, copy=False), good
 
     out, good = attempt(bias.dtype)
-    if bias.dtype == xp.float64 or not _has_float64(xp):
+    if bias.dtype == xp.float64 or not has_float64(xp):
         return out, good
     few = _bad_strips(good) <= _FEW
     return driver.branch(few, lambda: (out, good), lambda: attempt(xp.float64))
@@ -88,10 +87,6 @@ def _bad_strips(good: Array) -> Array:
     rows = xp.concat([rows, full(rows, (-t % STRIP,), True, xp.bool)])
     bad = xp.logical_not(xp.all(xp.reshape(rows, (-1, STRIP)), axis=-1))
     return xp.mean(xp.astype(bad, xp.float32))
-
-
-def _has_float64(xp: Any) -> bool:
-    return "float64" in xp.__array_namespace_info__().dtypes(kind="real floating")
 
 
 def _unit(dtype: Any, wanted: Any, xp: Any) -> float:

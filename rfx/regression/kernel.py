@@ -30,6 +30,22 @@ def _plan(
     implementation: str | None = None,
 ) -> Any:
     """Check the arguments, and say what attention runs with what."""
+    options: dict[str, Any] = {"chunk_size": chunk_size, "implementation": implementation}
+    options |= {"initial_state": initial_state, "return_state": return_state}
+    attention, columns, call = _prepared(x, points, targets, kernel, features, weights, options)
+    return attention.plan(x, points, columns, **call)
+
+
+def _prepared(
+    x: Array,
+    points: Array,
+    targets: Array,
+    kernel: Kernel | None,
+    features: DrawnMap | None,
+    weights: Array | None,
+    options: dict[str, Any],
+) -> tuple[Any, Array, dict[str, Any]]:
+    """The attention that does the work, its values and its options."""
     _check.points(x, points, ("x", "points"))
     columns, _ = check_targets(points, targets, ("points", "targets"))
     columns = _weighted(columns, check_weights(weights, points, "points"))
@@ -39,19 +55,11 @@ def _plan(
             "estimate, features= for the one in linear time"
         )
     if features is not None:
-        options = {"chunk_size": chunk_size, "implementation": implementation}
-        call = {"features": features, "initial_state": initial_state, **options}
-        return linear_attention.plan(x, points, columns, **call)  # type: ignore[attr-defined]
-    given = {
-        "initial_state": initial_state is not None,
-        "return_state": return_state,
-        "chunk_size": chunk_size is not None,
-        "implementation": implementation is not None,
-    }
-    for name, is_given in given.items():
-        if is_given:
+        return linear_attention, columns, {"features": features, **options}
+    for name, value in options.items():
+        if value is not None and value is not False:
             raise TypeError(f"`{name}` needs `features`: an exact kernel has no state or fast path")
-    return kernel_attention.plan(x, points, columns, kernel=kernel)  # type: ignore[attr-defined]
+    return kernel_attention, columns, {"kernel": kernel}
 
 
 @planned(_plan)
@@ -126,16 +134,10 @@ def kernel_regression(
     array([0.2525])
     """
     options: dict[str, Any] = {"chunk_size": chunk_size, "implementation": implementation}
-    state: dict[str, Any] = {"initial_state": initial_state, "return_state": return_state}
-    source: dict[str, Any] = {"kernel": kernel, "features": features, "weights": weights}
-    _plan(x, points, targets, **source, **state, **options)
-    columns, single = check_targets(points, targets, ("points", "targets"))
-    columns = _weighted(columns, check_weights(weights, points, "points"))
-    found: Any
-    if features is None:
-        found = kernel_attention(x, points, columns, kernel=kernel)
-    else:
-        found = linear_attention(x, points, columns, features=features, **state, **options)
+    options |= {"initial_state": initial_state, "return_state": return_state}
+    attention, columns, call = _prepared(x, points, targets, kernel, features, weights, options)
+    found = attention(x, points, columns, **call)
+    single = targets.ndim < points.ndim
     out, after = found if return_state else (found, None)
     if weights is not None:
         out = _unweighted(out)

@@ -329,7 +329,14 @@ def solve(
     return RidgeModel(equations.features, theta, intercept, equations.single)
 
 
-@planned(_plan_normal)
+def _plan_ridge(
+    *args: Any, ridge: Any, fit_intercept: bool = True, **options: Any
+) -> tuple[Op, tuple[Any, ...], dict[str, Any]]:
+    """That of the normal equations, which are most of the work."""
+    return _plan_normal(*args, **options)
+
+
+@planned(_plan_ridge)
 def ridge_regression(
     x: Array,
     y: Array,

@@ -158,9 +158,8 @@ def _grid(rows: list[dict[str, Any]], methods: tuple[str, ...]) -> Grid:
         own = next(r for r in rows if r["set"] == name)
         cells = []
         for method in methods:
-            errors = _errors(rows, name, method)
-            spread = errors.std(ddof=1) / len(errors) ** 0.5 if len(errors) > 1 else np.nan
-            cells.append(f"{errors.mean():.3f} ± {spread:.3f}")
+            mean, spread = paired_gap(_errors(rows, name, method), np.zeros(()))
+            cells.append(f"{mean:.3f} ± {spread:.3f}")
         lines.append((name, f"{own['rows']} x {own['dim']}", *cells))
     return Grid("Test error", ("set", "rows x d", *methods), tuple(lines), labels=2)
 
@@ -195,10 +194,10 @@ def _plot(figure: Figure, rows: list[dict[str, Any]], methods: tuple[str, ...]) 
     names = _names(rows)
     width = 0.8 / len(methods)
     for i, method in enumerate(methods):
-        errors = [_errors(rows, name, method) for name in names]
-        spread = [e.std(ddof=1) / len(e) ** 0.5 if len(e) > 1 else 0.0 for e in errors]
+        found = [paired_gap(_errors(rows, name, method), np.zeros(())) for name in names]
+        means, spread = zip(*found, strict=True)
         places = np.arange(len(names)) + (i - 0.5 * (len(methods) - 1)) * width
-        axes.bar(places, [e.mean() for e in errors], width, yerr=spread, capsize=2, label=method)
+        axes.bar(places, means, width, yerr=np.nan_to_num(spread), capsize=2, label=method)
     axes.set_xticks(np.arange(len(names)), names)
     axes.set_ylabel("test error, standard deviations of the targets")
     axes.legend(fontsize="small")
