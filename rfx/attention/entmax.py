@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rfx import _check
 from rfx._xp import Array, full, full_precision, namespace, working_dtype
-from rfx.attention.products import visible
+from rfx.attention.products import default_scale, visible
 from rfx.dispatch import planned
 from rfx.ops.chunks import chunks
 from rfx.ops.entmax import check_alpha, entmax
@@ -122,11 +122,6 @@ def entmax_attention(
     return attend_by_rows(
         query, key, value, alpha=alpha, scale=scale, is_causal=is_causal, mask=mask
     )
-
-
-def default_scale(query: Array, scale: float | None) -> float:
-    """The scale of scores, d ** -0.5 for None."""
-    return max(int(query.shape[-1]), 1) ** -0.5 if scale is None else float(scale)
 
 
 def attend_by_rows(

@@ -9,7 +9,7 @@ from rfx import _check
 from rfx._xp import Array, full_precision, namespace, working_dtype
 from rfx.attention.exact import kernel_attention
 from rfx.attention.landmarks import _check_seed
-from rfx.attention.products import repeat_heads, visible
+from rfx.attention.products import default_scale, repeat_heads, visible
 from rfx.dispatch import planned
 from rfx.kernels import Softmax
 from rfx.ops.groups import Layout, attend_windows
@@ -146,7 +146,7 @@ def eva_attention(
     group_size = min(group_size, -(-length // window) * window)
     layout = Layout(length, int(window), int(group_size), is_causal)
     xp, dtype = namespace(query), working_dtype(query)
-    root = query.shape[-1] ** -0.25 if scale is None else math.sqrt(scale)
+    root = math.sqrt(default_scale(query, scale))
     x, y, v = (xp.astype(a, dtype, copy=False) for a in (query, key, value))
     if x.ndim > 2:
         y, v = (repeat_heads(a, x.shape[-3], axis=-3) for a in (y, v))

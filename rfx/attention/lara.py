@@ -16,7 +16,7 @@ from rfx._xp import (
     working_dtype,
 )
 from rfx.attention.landmarks import SegmentMeans, _check_seed
-from rfx.attention.products import repeat_heads, visible
+from rfx.attention.products import default_scale, repeat_heads, visible
 from rfx.dispatch import planned
 from rfx.kernels import squared_distance
 from rfx.ops.bidirectional import divide, read
@@ -163,7 +163,7 @@ def lara_attention(
         is_causal=is_causal,
     )
     xp, dtype = namespace(query), working_dtype(query)
-    root = query.shape[-1] ** -0.25 if scale is None else math.sqrt(scale)
+    root = math.sqrt(default_scale(query, scale))
     x, y = (root * xp.astype(a, dtype, copy=False) for a in (query, key))
     y, v = visible(y, mask), visible(xp.astype(value, dtype, copy=False), mask)
     with full_precision(query):

@@ -1,4 +1,4 @@
-"""What attentions with landmarks compute by: products of a kernel matrix, by blocks, and heads."""
+"""What attentions share: the scale of scores, products of a kernel matrix by blocks, and heads."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from rfx.kernels import Kernel
 from rfx.ops.chunks import chunks
 from rfx.ops.heads import fold_heads, unfold_heads
 
-__all__ = ["kernel_product", "repeat_heads", "visible"]
+__all__ = ["default_scale", "kernel_product", "repeat_heads", "visible"]
 
 _BLOCK = 1024
+
+
+def default_scale(query: Array, scale: float | None) -> float:
+    """The scale of scores, d ** -0.5 for None."""
+    return max(int(query.shape[-1]), 1) ** -0.5 if scale is None else float(scale)
 
 
 def kernel_product(kernel: Kernel, x: Array, y: Array, value: Array) -> Array:

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from rfx import _check
 from rfx._xp import Array, full_precision, namespace, working_dtype
-from rfx.attention.entmax import Known, attend_by_rows, default_scale
+from rfx.attention.entmax import Known, attend_by_rows
+from rfx.attention.products import default_scale
 from rfx.attention.sbm_graph import (
     check_call,
     drawn_edges,

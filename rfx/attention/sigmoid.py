@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rfx import _check
 from rfx._xp import Array, full, full_precision, library, namespace, working_dtype
 from rfx.attention.linear import _check_features, _placed
-from rfx.attention.products import repeat_heads
+from rfx.attention.products import default_scale, repeat_heads
 from rfx.dispatch import planned
 from rfx.features import DrawnMap
 from rfx.kernels import Neuron
@@ -137,7 +137,7 @@ def sigmoid_attention(
         with full_precision(query):
             out = feature_sums(features, *placed, is_causal)
         return namespace(value).astype(out, value.dtype, copy=False)
-    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    scale = default_scale(query, scale)
     offset = _bias(bias, query, key, is_causal, mask)
 
     def start(rows: slice) -> _Sums:

@@ -6,7 +6,8 @@ from typing import Any
 
 from rfx import _check
 from rfx._xp import Array
-from rfx.attention.entmax import attend_by_rows, default_scale
+from rfx.attention.entmax import attend_by_rows
+from rfx.attention.products import default_scale
 from rfx.attention.supports import Rule, check_pairs, prediction
 from rfx.dispatch import planned
 from rfx.ops.entmax import check_alpha

@@ -9,6 +9,7 @@ import numpy as np
 
 from rfx import _check
 from rfx._xp import Array, from_numpy, full_precision, library, namespace, to_numpy, working_dtype
+from rfx.attention.products import default_scale
 from rfx.ops.entmax import check_alpha, entmax
 
 __all__ = ["Projection", "fit_projection", "host_points"]
@@ -195,7 +196,7 @@ def fit_projection(
     if is_causal:
         _check.causal_lengths(query, key)
     q, k, kept = host_points(query, key, mask, is_causal)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    scale = default_scale(q, scale)
     support = entmax(scale * (q @ np.swapaxes(k, -1, -2)), alpha=alpha, mask=kept) > 0.0
     fitted = _descend(q, k, support, kept, num_axes, steps, np.random.default_rng(seed))
     a, b, shift = (part if query.ndim > 2 else part[0] for part in fitted)

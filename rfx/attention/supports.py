@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from rfx import _check
 from rfx._xp import Array, full, full_precision, namespace, working_dtype
-from rfx.attention.entmax import Known, default_scale
-from rfx.attention.products import repeat_heads, visible
+from rfx.attention.entmax import Known
+from rfx.attention.products import default_scale, repeat_heads, visible
 from rfx.attention.support_projection import Projection, fit_projection
 from rfx.attention.support_rules import Bins, Clusters, Distance, Rule
 from rfx.ops.entmax import check_alpha, entmax
