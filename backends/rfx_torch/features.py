@@ -26,17 +26,17 @@ def features(features: TrigonometricMap, x: Tensor, *, side: str) -> tuple[Tenso
     weight, width = arrays.weight, arrays.weight.shape[-1]
     points = x.reshape(-1, x.shape[-1])
     out = empty((len(points), features.num_features), weight.dtype, weight)
-    angle = weight.new_empty(min(_ROWS, len(points)), width)
+    angle, wave = weight.new_empty(2, min(_ROWS, len(points)), width)
+    waves = ((torch.cos, slice(width)), (torch.sin, slice(width, None)))
     log_scale, factor = log_and_factor(features, arrays, x)
     for block, rows in zip(out.split(_ROWS), points.split(_ROWS), strict=True):
         angles = torch.mm(rows.to(weight.dtype), weight, out=angle[: len(rows)])
         if arrays.bias is not None:
             angles += arrays.bias
-        torch.cos(angles, out=block[:, :width])
-        if features.paired:
-            torch.sin(angles, out=block[:, width:])
-        if factor != 1.0:
-            block *= factor
+        for function, columns in waves[: 1 + features.paired]:
+            # New memory is slow to touch, so it is written to once.
+            found = function(angles, out=wave[: len(rows)])
+            torch.mul(found, factor, out=block[:, columns])
     return log_scale, out.view(*x.shape[:-1], -1)
 
 
