@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 from pathlib import Path
 
@@ -12,8 +14,23 @@ import rfx
 from rfx.cli import main
 from rfx.testing import ArrayLibrary, array_libraries, drawn
 
-# Compiling is most of the time that JAX takes here; this must be set before its first array.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+def xla_flags() -> str:
+    """What makes XLA compile fast: compiling is most of the time that JAX takes here.
+
+    And the newer emitters of fused loops are most of that. XLA aborts at a flag that it does not
+    know, so older versions are spared this one.
+    """
+    flags = "--xla_backend_optimization_level=0"
+    known = importlib.util.find_spec("jaxlib") and importlib.metadata.version("jaxlib")
+    if known and tuple(map(int, known.split(".")[:2])) >= (0, 6):
+        flags += " --xla_cpu_use_fusion_emitters=false"
+    return flags
+
+
+os.environ.setdefault("XLA_FLAGS", xla_flags())  # read by XLA at the first array of JAX
+# Read when torch is imported. Threads that spin while they wait take the cores of other workers.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 LIBRARIES = array_libraries()
 
 

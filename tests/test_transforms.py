@@ -365,7 +365,7 @@ def test_torch_func_goes_through_inside_a_compiled_function() -> None:
 def test_shard_map_splits_heads_over_devices() -> None:
     code = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
 import jax, numpy as np, rfx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 mesh = Mesh(np.array(jax.devices()), ("heads",))
