@@ -760,6 +760,13 @@ def test_post_scale_is_a_real_power_of_either_sign(lib: ArrayLibrary) -> None:
     np.testing.assert_array_equal(to_numpy(same), x)
 
 
+def test_points_without_coordinates_are_left_to_the_map() -> None:
+    none = np.zeros((2, 5, 0))
+    assert scaling.pre_scale(none).shape == (2, 5, 0)
+    with pytest.raises(ValueError, match="was drawn for dim="):
+        polysketch_attention(none, none, V[:, :5], features=PHI["polysketch"])
+
+
 def test_post_scale_is_applied_and_has_gradients() -> None:
     torch = pytest.importorskip("torch")
     q, k, v = (torch.asarray(a).requires_grad_() for a in inputs(2, t=9))
@@ -865,7 +872,7 @@ STATS = scaling.measure(Q)
             ValueError,
             "`gain` must broadcast to the outp",
         ),
-        (schoenbat_attention, {"gain": "x"}, TypeError, "`gain` must be an array"),
+        (schoenbat_attention, {"gain": "x"}, TypeError, "`gain` must be a number or an array"),
         (schoenbat_attention, {"query_mask": np.ones(9) > 0}, ValueError, "`query_mask` must have"),
         (
             schoenbat_attention,
@@ -904,6 +911,13 @@ def test_more_queries_than_keys_are_refused_with_a_window() -> None:
         ),
         (lambda: scaling.combine(STATS, scaling.measure(Q[0])), ValueError, "same heads and coord"),
         (lambda: scaling.measure(Q[0, 0]), ValueError, "`x` must have shape"),
+        (lambda: scaling.post_scale(Q, gain=np.nan), ValueError, "`gain` must be finite"),
+        (lambda: scaling.post_scale(Q, gain=None), TypeError, "must be a number or an array, got"),
+        (
+            lambda: scaling.post_scale(Q, power=np.full(Q.shape[-1], np.nan)),
+            ValueError,
+            "`power` must be positive",
+        ),
         (lambda: scaling.standardize(Q, epsilon=0.0), ValueError, "`epsilon` must be positive"),
         (lambda: scaling.standardize(3.0), TypeError, "`x` must be an array"),
     ],

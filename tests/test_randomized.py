@@ -370,6 +370,19 @@ def test_fewer_visible_tokens_than_proposals_do() -> None:
 def test_no_tokens_give_no_output() -> None:
     q, k, v = inputs(2, t=0, s=0)
     assert eva_attention(q, k, v).shape == (2, 0, 3)
+    assert lara_attention(q, k, v).shape == (2, 0, 3)
+    q, k, v = inputs(2)
+    assert lara_attention(q[:, :0], k, v, num_proposals=4).shape == (2, 0, 3)
+    out = lara_attention(q, k[:, :0], v[:, :0], num_proposals=4)
+    assert np.array_equal(out, np.zeros((2, 21, 3)))
+
+
+def test_points_without_coordinates_give_the_mean() -> None:
+    v = inputs(2)[2]
+    none = np.zeros((2, 21, 0))
+    for window in (4, 64):
+        out = eva_attention(none, none, v, window=window, group_size=1)
+        assert_agrees(out, np.broadcast_to(v.mean(axis=-2, keepdims=True), v.shape))
 
 
 @EAGER

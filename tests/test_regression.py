@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,8 @@ import torch
 import rfx
 from rfx._xp import to_numpy
 from rfx.regression import NormalEquations, merge, normal_equations, solve
-from rfx.testing import ArrayLibrary, assert_agrees
+from rfx.regression._rows import chunk_rows
+from rfx.testing import ArrayLibrary, assert_agrees, dtype_name
 
 KERNEL = rfx.kernels.Gaussian(bandwidth=2.0)
 SPEC = rfx.features.Trigonometric(32, kernel=KERNEL)
@@ -78,6 +81,7 @@ def test_one_target_needs_no_axis_and_chunks_change_roundings_only() -> None:
         found = one.predict(x, chunk_size=size)
         np.testing.assert_allclose(found, both.predict(x)[..., 0], rtol=1e-10)
     assert one.predict(x[:, :0]).shape == (2, 0)
+    assert both.predict(x[:, :0]).shape == (2, 0, 2)
 
 
 def test_a_path_of_ridges_is_each_of_them() -> None:
@@ -112,6 +116,96 @@ def test_parts_give_what_the_whole_gives() -> None:
         for name in ("weight", "mean", "target", "gram", "cross"):
             want = getattr(whole, name)
             np.testing.assert_allclose(getattr(found, name), want, rtol=1e-9, atol=1e-11)
+
+
+def test_rows_without_weight_add_nothing(lib: ArrayLibrary) -> None:
+    """Neither a chunk of them nor no rows at all."""
+    x, y, weights = (lib.convert(a, lib.dtypes[-1]) for a in problem(n=12))
+    phi = SPEC.draw(3, seed=1, like=x)
+    here = lib.convert(np.asarray([0.0] * 4 + [1.0] * 8), lib.dtypes[-1])
+    options = {"features": phi, "ridge": 0.5}
+    found = rfx.ridge_regression(x, y, weights=here, chunk_size=4, **options).predict(x)
+    want = rfx.ridge_regression(x[4:, :], y[4:, :], **options).predict(x)
+    np.testing.assert_allclose(to_numpy(found), to_numpy(want), rtol=tolerance(lib.dtypes[-1]))
+    none = normal_equations(x[:0, :], y[:0, :], features=phi)
+    some = normal_equations(x, y, features=phi, weights=weights)
+    for both in (merge(merge(none, none), some), merge(some, none)):
+        for name in ("weight", "mean", "target", "gram", "cross"):
+            want = to_numpy(getattr(some, name))
+            assert np.array_equal(to_numpy(getattr(both, name)), want)
+
+
+def test_regressors_are_features_of_queries() -> None:
+    x, y, _ = problem()
+    phi = rfx.features.named("gerf", num_features=32).draw(3, seed=1, like=x)
+    other = phi.with_arrays(phi.arrays() | {"key_weight": 0.0 * phi.arrays()["key_weight"]})
+    found, want = (rfx.ridge_regression(x, y, features=f, ridge=0.5) for f in (other, phi))
+    assert np.array_equal(found.predict(x), want.predict(x))
+
+
+def test_sums_over_chunks_are_in_float64_where_there_is_one() -> None:
+    for x in (np.zeros((1, 1), np.float32), torch.zeros(1, 1)):
+        found = normal_equations(x, x[:, 0], features=SPEC.draw(1, seed=1, like=x))
+        names = ("weight", "mean", "target", "gram", "cross")
+        assert {dtype_name(getattr(found, name).dtype) for name in names} == {"float64"}
+
+
+def test_eigenvalues_that_roundings_brought_below_0_count_as_0() -> None:
+    x, y, _ = problem()
+    found = normal_equations(x, y, features=SPEC.draw(3, seed=1, like=x))
+    below = dataclasses.replace(found, gram=-0.1 * np.eye(32))
+    path = solve(below, ridge=[0.2, 1.0])
+    np.testing.assert_allclose(path.coefficients[0], found.cross / 0.2, rtol=1e-12)
+
+
+def test_weights_of_rows_are_shared_by_the_batch() -> None:
+    x, y, weights = problem(2)
+    options = {"features": SPEC.draw(3, seed=1, like=x), "ridge": 0.5}
+    found = rfx.ridge_regression(x, y, weights=weights[0], **options).predict(x)
+    same = np.stack([weights[0], weights[0]])
+    want = rfx.ridge_regression(x, y, weights=same, **options).predict(x)
+    np.testing.assert_allclose(found, want, rtol=1e-12)
+
+
+def test_batch_axes_of_points_broadcast_with_those_of_the_fit(lib: ArrayLibrary) -> None:
+    """Also for a path of as many ridges as there are batch entries."""
+    arrays = problem(2)
+    x, y, _ = (lib.convert(a, lib.dtypes[-1]) for a in arrays)
+    phi = SPEC.draw(3, seed=1, like=x)
+    rtol = tolerance(lib.dtypes[-1])
+    for ridge in (0.5, (0.5, 2.0)):
+        plain = rfx.ridge_regression(x[0, ...], y[0, ...], features=phi, ridge=ridge)
+        found = to_numpy(plain.predict(x))
+        for i in range(2):
+            want = to_numpy(plain.predict(x[i, ...]))
+            np.testing.assert_allclose(found[..., i, :, :], want, rtol=rtol)
+        each = rfx.ridge_regression(x, y, features=phi, ridge=ridge)
+        found = to_numpy(each.predict(x[0, ...]))
+        want = to_numpy(each.predict(x))
+        np.testing.assert_allclose(found[..., 0, :, :], want[..., 0, :, :], rtol=rtol)
+        assert found.shape == want.shape
+        assert each.predict(x[0, :0, :]).shape == (*want.shape[:-2], 0, 2)
+        empty = rfx.ridge_regression(x[:0, ...], y[:0, ...], features=phi, ridge=ridge)
+        assert empty.predict(x[:0, ...]).shape == (*want.shape[:-3], 0, 70, 2)
+
+
+def test_a_ridge_may_be_any_real_number_and_the_model_keeps_it() -> None:
+    x, y, _ = problem()
+    options = {"features": SPEC.draw(3, seed=1, like=x)}
+    want = rfx.ridge_regression(x, y, ridge=2.0, **options).predict(x)
+    for ridge in (2, np.int64(2), np.float32(2.0), np.asarray(2.0), torch.tensor(2.0)):
+        model = rfx.ridge_regression(x, y, ridge=ridge, **options)
+        assert np.array_equal(model.predict(x), want)
+        assert np.array_equal(model.ridge, 2.0)
+    path = rfx.ridge_regression(x, y, ridge=torch.tensor([2.0, 3.0]), **options)
+    assert np.array_equal(path.ridge, [2.0, 3.0])
+
+
+def test_chunks_are_of_bounded_size() -> None:
+    for m in (1, 1000, 2**20):
+        rows = chunk_rows(SimpleNamespace(num_features=m), None)
+        assert rows == 256 or m * rows <= 2**23 < m * (rows + 1)
+        assert rows >= 256
 
 
 def test_means_that_are_large_beside_deviations_cost_no_digits() -> None:
@@ -211,6 +305,23 @@ def test_jax_takes_models_through_jit() -> None:
     want = rfx.ridge_regression(x, y, features=phi, ridge=0.5).predict(x)
     np.testing.assert_allclose(model.predict(x), want, rtol=1e-4)
     jax.tree.map(lambda a: a, jax.jit(lambda *a: normal_equations(*a, features=phi))(x, y))
+    with pytest.raises(TypeError, match="while a compiler traces; make it a static argument"):
+        jax.jit(lambda r: rfx.ridge_regression(x, y, features=phi, ridge=r).intercept)(0.5)
+
+
+def test_models_that_jax_fitted_by_vmap_predict_outside_of_it() -> None:
+    x, y, _ = (jnp.asarray(a, jnp.float32) for a in problem())
+    phi = SPEC.draw(3, seed=1, like=x)
+    several = jnp.stack([y, -y])
+
+    def fit(y):
+        model = rfx.ridge_regression(x, y, features=phi, ridge=0.5)
+        return dataclasses.replace(model, features=None)
+
+    models = jax.vmap(fit)(several)
+    found = dataclasses.replace(models, features=phi).predict(jnp.stack([x, x]))
+    want = rfx.ridge_regression(x, y, features=phi, ridge=0.5).predict(x)
+    np.testing.assert_allclose(found, jnp.stack([want, -want]), rtol=1e-3, atol=1e-4)
 
 
 # Kernel regression
@@ -281,6 +392,27 @@ def test_points_without_weight_give_zeros() -> None:
     assert np.array_equal(out, np.zeros((4, 2)))
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_point_of_weight_0_is_absent(lib: ArrayLibrary, exact: bool) -> None:
+    """Even where it alone is near, so that all others are nothing beside it, and if it is NaN."""
+    points = 40.0 * np.arange(6.0)[:, None] * np.ones(3)
+    weights = np.asarray([0.0, 1.0, 2.0, 1.0, 1.0, 1.0])
+    y = np.arange(6.0)
+    broken = points.copy()
+    broken[0] = np.nan
+    a, b, c, d, w = (
+        lib.convert(each, lib.dtypes[-1]) for each in (points[:1], points, broken, y, weights)
+    )
+    spec = rfx.features.Positive(64, kernel=KERNEL)
+    how = {"kernel": KERNEL} if exact else {"features": spec.draw(3, seed=1, like=a)}
+    want = to_numpy(rfx.kernel_regression(a, b[1:, :], d[1:], weights=w[1:], **how))
+    for given in (b, c):
+        found = to_numpy(rfx.kernel_regression(a, given, d, weights=w, **how))
+        np.testing.assert_allclose(found, want, rtol=tolerance(lib.dtypes[-1]))
+    if exact:
+        assert want == pytest.approx(1.0)
+
+
 def test_explain_takes_what_the_functions_take() -> None:
     x, y, weights = problem()
     phi = SPEC.draw(3, seed=1, like=x)
@@ -297,8 +429,13 @@ def test_explain_takes_what_the_functions_take() -> None:
 X, Y, W = problem(n=6)
 PHI = SPEC.draw(3, seed=0, like=LIKE)
 OTHER = SPEC.draw(3, seed=1, like=LIKE)
+NARROW = rfx.features.Maclaurin(8, rfx.kernels.DotProduct("inv")).draw(3, seed=0, like=LIKE)
 STEEP = rfx.features.TensorSketch(32).draw(3, seed=0, like=LIKE)
+HEADS = SPEC.draw(3, seed=0, like=LIKE, heads=2)
 SEEN = normal_equations(X, Y, features=PHI)
+X32, Y32 = X.astype(np.float32), Y.astype(np.float32)
+THERE = torch.asarray(X), torch.asarray(Y)
+ELSEWHERE = normal_equations(*THERE, features=PHI.to_like(THERE[0]))
 
 
 @pytest.mark.parametrize(
@@ -309,17 +446,57 @@ SEEN = normal_equations(X, Y, features=PHI)
         (lambda: rfx.ridge_regression(X, Y, features=PHI, ridge=[]), ValueError, "got none"),
         (lambda: rfx.ridge_regression(X, Y, features=PHI, ridge="1"), TypeError, "number"),
         (lambda: rfx.ridge_regression(X, Y, features=PHI, ridge=1e-16), ValueError, "roundings"),
+        (lambda: rfx.ridge_regression(X, Y, features=PHI, ridge=[1e-16, 1.0]), ValueError, "roun"),
+        (
+            lambda: rfx.ridge_regression(X32, Y32, features=PHI.to_like(X32), ridge=1e-9),
+            ValueError,
+            "roundings",
+        ),
+        (lambda: rfx.ridge_regression(X, Y, features=PHI, ridge=None), TypeError, "got None"),
+        (lambda: rfx.ridge_regression(X, Y, features=PHI, ridge={1.0}), TypeError, "a sequence"),
+        (lambda: rfx.ridge_regression(X * np.nan, Y, features=PHI, ridge=0), ValueError, "positi"),
+        (lambda: rfx.ridge_regression(X, Y, features=HEADS, ridge=1.0), ValueError, "2 heads"),
         (lambda: rfx.ridge_regression(X, Y, features=SPEC, ridge=1.0), TypeError, "drawn map"),
         (lambda: rfx.ridge_regression(X, Y[:-1], features=PHI, ridge=1.0), ValueError, "(6, k)"),
         (lambda: normal_equations(X, Y, features=PHI, weights=-W), ValueError, "at least 0"),
         (lambda: normal_equations(X, Y, features=PHI, weights=W[:5]), ValueError, "each row"),
         (lambda: normal_equations(X, Y, features=OTHER, initial=SEEN), ValueError, "map"),
         (lambda: normal_equations(X, Y[:, 0], features=PHI, initial=SEEN), ValueError, "targets"),
+        (lambda: normal_equations(X, Y[:, :1], features=PHI, initial=SEEN), ValueError, "of 1 tar"),
+        (lambda: normal_equations(X, Y[:, 0], features=PHI, initial=SEEN), ValueError, "`y` with"),
+        (lambda: normal_equations(X, Y, features=PHI, initial=ELSEWHERE), TypeError, "of torch"),
+        (
+            lambda: normal_equations(X, THERE[1], features=PHI),
+            TypeError,
+            "`y` is an array of torch",
+        ),
+        (
+            lambda: normal_equations(X, Y, features=PHI, weights=THERE[1][:, 0]),
+            TypeError,
+            "`weights` is an array of torch",
+        ),
+        (lambda: normal_equations(X, Y, features=PHI, weights=W + np.inf), ValueError, "finite"),
+        (lambda: normal_equations(X * np.nan, Y, features=PHI), ValueError, "`x` must be finite"),
         (lambda: normal_equations(X, Y, features=PHI, initial=1), TypeError, "NormalEquations"),
         (lambda: normal_equations(X, Y * np.nan, features=PHI), ValueError, "finite"),
+        (lambda: normal_equations(100 * X, Y, features=NARROW), ValueError, "shrink the points"),
         (lambda: normal_equations(1e200 * X, Y, features=STEEP), ValueError, "beyond the range"),
         (lambda: merge(SEEN, 1), TypeError, "NormalEquations"),
         (lambda: merge(SEEN, normal_equations(X, Y, features=OTHER)), ValueError, "map"),
+        (lambda: merge(SEEN, normal_equations(X, Y[:, :1], features=PHI)), ValueError, "(32, 1)"),
+        (
+            lambda: merge(SEEN, normal_equations(X, Y[:, 0], features=PHI)),
+            ValueError,
+            "`first` has targets with an axis for several, but `second` without",
+        ),
+        (lambda: merge(SEEN, ELSEWHERE), TypeError, "`second` is an array of torch"),
+        (
+            lambda: solve(
+                normal_equations(np.stack([X, X]), np.stack([Y, Y]), features=PHI), ridge=1.0
+            ).predict(np.stack([X, X, X])),
+            ValueError,
+            "broadcast with those of the fit, (2,), got (3,)",
+        ),
         (lambda: solve(normal_equations(X[:0], Y[:0], features=PHI), ridge=1.0), ValueError, "row"),
         (lambda: solve(PHI, ridge=1.0), TypeError, "NormalEquations"),
         (lambda: rfx.kernel_regression(X, X, Y), TypeError, "either"),

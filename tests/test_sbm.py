@@ -283,6 +283,27 @@ def test_large_scores_and_memberships_stay_finite(lib: ArrayLibrary) -> None:
             assert np.abs(out).max() <= np.abs(v).max() + 1e-5
 
 
+def test_no_heads() -> None:
+    q, k, v = inputs(0)
+    assert sbm_attention(q, k, v, clusters=centres()).shape == (0, 21, 3)
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_the_way_for_gradients_leaves_scores_as_they_are(library: str) -> None:
+    """However large the rates are, of edges that were drawn before."""
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    convert = {"torch": torch.asarray, "jax": jax.numpy.asarray}[library]
+    q, k, v = (a.astype(np.float32) for a in inputs(2))
+    pairs = np.random.default_rng(141).random((2, 21, 21)) < 0.5
+    membership = tuple(convert(np.full((2, 21, C), 1e5, np.float32)) for _ in range(2))
+    if library == "torch":
+        membership = tuple(a.requires_grad_() for a in membership)
+    call = {"clusters": convert(centres().astype(np.float32)), "membership": membership}
+    arrays = (convert(a) for a in (q, k, v))
+    out = sbm_attention(*arrays, edges=Edges.of_pairs(pairs), **call)
+    assert_agrees(out, attention(*(a.astype(float) for a in (q, k, v)), pairs)[0])
+
+
 def test_empty_lengths() -> None:
     q, k, v = inputs(2)
     for form in ("sampled", "expected"):
@@ -409,6 +430,13 @@ def test_jax_compiles_both_forms() -> None:
             ValueError,
             "the memberships of `key` must be finite and at least 0",
         ),
+        ({"membership": (np.ones((2, 21, 3)),)}, TypeError, "two arrays, got a tuple of 1; pass"),
+        (
+            {"membership": (np.full((2, 21, 3), 1e6), np.ones((2, 21, 3)))},
+            ValueError,
+            r"must be at most 100 on average to draw a graph, got 1e\+06",
+        ),
+        ({"exploration": 101.0}, ValueError, "must be at most 100 on average"),
         ({"form": "mean"}, ValueError, "`form` must be one of sampled, expected, got 'mean'"),
         ({"exploration": -0.1}, ValueError, "`exploration` must be finite and at least 0"),
         ({"exploration": None}, TypeError, "`exploration` must be a number"),

@@ -275,6 +275,18 @@ def test_the_estimate_is_the_sum_over_the_estimated_kernel(
         assert_agrees(out, (gram * seen) @ wide(v, q), scale=64.0)
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_the_estimate_takes_empty_lengths(is_causal: bool) -> None:
+    q, k, v = (0.3 * a for a in inputs(2, t=20, s=29))
+    call = {"features": drawn(q, k, -3.0, m=16), "is_causal": is_causal}
+    assert sigmoid_attention(q[:, :0], k, v, **call).shape == (2, 0, 3)
+    assert sigmoid_attention(q[:, :0], k[:, :0], v[:, :0], **call).shape == (2, 0, 3)
+    if not is_causal:
+        assert np.array_equal(
+            sigmoid_attention(q, k[:, :0], v[:, :0], **call), np.zeros((2, 20, 3))
+        )
+
+
 def test_the_estimate_nears_the_exact_sum_where_logits_are_small() -> None:
     rng = np.random.default_rng(96)
     q, k, v = rng.standard_normal((3, 4, 200, 8))

@@ -208,6 +208,15 @@ def test_nan_is_never_hidden(lib: ArrayLibrary, name: str) -> None:
     assert_agrees(out[0, rest], clean[0, rest], scale=20.0)
 
 
+def test_a_threshold_or_window_beyond_all_numbers_predicts_all(lib: ArrayLibrary) -> None:
+    q, k, _ = (lib.convert(a, lib.dtypes[-1]) for a in inputs(2))
+    for options in (
+        {"rule": Distance(None, 1e200), "window": None},
+        {"rule": None, "window": 10**30},
+    ):
+        assert to_numpy(supports.predicted_pairs(q, k, **options)).all()
+
+
 def test_queries_with_nothing_predicted_give_zeros() -> None:
     q, k, v = inputs(2)
     far = Distance(None, 1e-6)
@@ -452,6 +461,19 @@ def test_mistakes_are_refused_in_a_sentence(options, error, sentence) -> None:
         (lambda: Distance(None, 0.0), ValueError, "`threshold` must be positive"),
         (lambda: Bins(None, np.ones(3)), ValueError, r"`edges` must have shape \(axes, bins - 1\)"),
         (lambda: Bins(None, np.ones((2, 3)), shared=3), ValueError, "at most the 2 axes"),
+        (lambda: Bins(None, np.full((2, 3), np.nan)), ValueError, "`edges` must be finite"),
+        (lambda: Clusters(None, np.ones((0, 3))), ValueError, "to each of the clusters"),
+        (lambda: Clusters(None, np.full((2, 3), np.inf)), ValueError, "`centres` must be finite"),
+        (
+            lambda: Projection(np.ones((4, 2)), np.full((4, 2), np.nan)),
+            ValueError,
+            "`key` must be finite",
+        ),
+        (
+            lambda: Projection(np.ones((4, 2)), np.ones((4, 2)), np.full(2, np.nan)),
+            ValueError,
+            "`shift` must be finite",
+        ),
         (lambda: Clusters(None, np.ones(3)), ValueError, "`centres` must have shape"),
         (lambda: Clusters(None, np.ones((2, 3)), nearest=3), ValueError, "at most the 2 clusters"),
         (
@@ -459,7 +481,44 @@ def test_mistakes_are_refused_in_a_sentence(options, error, sentence) -> None:
             ValueError,
             "`num_axes` must be at most d=2, got 3",
         ),
+        (
+            lambda: supports.fit_projection(np.ones((4, 2)), np.ones((4, 2)), num_axes=1, seed=-1),
+            ValueError,
+            "`seed` must be at least 0, got -1",
+        ),
+        (
+            lambda: Clusters.fit(
+                np.ones((4, 2)), np.ones((4, 2)), projection=None, num=2, seed=0.5
+            ),
+            TypeError,
+            "`seed` must be an int, got 0.5",
+        ),
+        (
+            lambda: supports.fit_projection(np.full((4, 2), np.nan), np.ones((4, 2)), num_axes=1),
+            ValueError,
+            "`query` must be finite",
+        ),
+        (
+            lambda: Bins.fit(np.ones((4, 2)), np.full((4, 2), np.inf), projection=None, num=2),
+            ValueError,
+            "`key` must be finite",
+        ),
+        (
+            lambda: Bins.fit(np.ones((4, 2)), np.ones((0, 2)), projection=None, num=2),
+            ValueError,
+            "`key` must have tokens to fit a rule to",
+        ),
         (lambda: supports.recall(np.ones((2, 2)), np.ones((2, 2))), TypeError, "must be a bool"),
+        (
+            lambda: supports.recall(np.ones((2, 2)) > 0, np.ones((3, 3)) > 0),
+            ValueError,
+            r"shapes that broadcast, got \(3, 3\) and \(2, 2\)",
+        ),
+        (
+            lambda: supports.sparsity(np.ones((2, 2)) > 0, np.ones((3, 3)) > 0),
+            ValueError,
+            r"shapes that broadcast, got \(2, 2\) and \(3, 3\)",
+        ),
     ],
 )
 def test_rules_that_cannot_be_are_refused(make, error, sentence) -> None:

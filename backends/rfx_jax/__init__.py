@@ -42,6 +42,6 @@ for _form in _forms:
     jax.tree_util.register_dataclass(_form, list(_form.array_fields), _statics)
 for _record in (State, NormalEquations, RidgeModel):
     _names = [f.name for f in dataclasses.fields(_record)]
-    _statics = [name for name in _names if name == "single"]
+    _statics = [name for name in _names if name in ("single", "path")]
     _arrays = [name for name in _names if name not in _statics]
     jax.tree_util.register_dataclass(_record, _arrays, _statics)

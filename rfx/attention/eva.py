@@ -141,7 +141,7 @@ def eva_attention(
     _plan(query, key, value, window=window, group_size=group_size, seed=seed, **call)
     length = query.shape[-2]
     if window >= length:
-        kernel = Softmax(scale)
+        kernel = Softmax(default_scale(query, scale))  # also where d is 0
         return kernel_attention(query, key, value, kernel=kernel, is_causal=is_causal, mask=mask)
     group_size = min(group_size, -(-length // window) * window)
     layout = Layout(length, int(window), int(group_size), is_causal)

@@ -56,7 +56,7 @@ def _plan(
         )
     num = _check.positive_int("num_proposals", num_proposals)
     for what, tokens in (("queries", query.shape[-2]), ("keys", key.shape[-2])):
-        if num > tokens:
+        if num > tokens > 0:
             raise ValueError(
                 f"`num_proposals` must be at most the number of {what}, got {num} proposals and "
                 f"{tokens} {what}; pass num_proposals={tokens} or fewer"
@@ -99,7 +99,8 @@ def lara_attention(
     query, key, value : Array
         As in `rfx.linear_attention`, grouped queries included.
     num_proposals : int
-        C, of segments and of random frequencies for each query head; at most t and s.
+        C, of segments and of random frequencies for each query head; at most t and s, unless one of
+        them is 0.
     seed : int
         Of the frequencies, which are drawn by NumPy: the same on every library, and the same noise
         in every head and batch entry.
@@ -163,6 +164,8 @@ def lara_attention(
         is_causal=is_causal,
     )
     xp, dtype = namespace(query), working_dtype(query)
+    if 0 in (query.shape[-2], key.shape[-2]):
+        return full(value, (*query.shape[:-1], value.shape[-1]), 0.0, value.dtype)
     root = math.sqrt(default_scale(query, scale))
     x, y = (root * xp.astype(a, dtype, copy=False) for a in (query, key))
     y, v = visible(y, mask), visible(xp.astype(value, dtype, copy=False), mask)

@@ -108,8 +108,9 @@ def sbm_attention(
     Raises
     ------
     TypeError, ValueError
-        As `rfx.linear_attention`; if the clusters or memberships do not fit, are negative or hold
-        NaN where a graph is drawn, or if it would be drawn while a compiler traces.
+        As `rfx.linear_attention`; if the clusters or memberships do not fit, are negative, hold NaN
+        or make rates above 100 on average where a graph is drawn, or if it would be drawn while a
+        compiler traces.
 
     Notes
     -----

@@ -16,6 +16,8 @@ from rfx.ops.entmax import entmax
 __all__ = ["check_call", "drawn_edges", "first_row", "kept_keys", "rates_of", "sbm_edges"]
 
 Host = np.ndarray[Any, Any]
+_MOST = 100
+"""Mean rate of the pairs of a head: what is drawn has repetitions, which cost time and memory."""
 
 
 def sbm_edges(
@@ -119,7 +121,22 @@ def drawn_edges(
                 "others; mask those keys, or mend the MLP they come from"
             )
     host = Memberships(q, middle, k, rates.exploration)
+    _check_rates(host)
     return draw_edges(host, seed, first_row(query, key, is_causal), kept_keys(mask, query))
+
+
+def _check_rates(rates: Memberships) -> None:
+    """Refuse rates at which all pairs would be drawn, many times over."""
+    pairs = max(rates.query.shape[-2] * rates.key.shape[-2], 1)
+    with np.errstate(all="ignore"):  # an overflow is refused too
+        rows = np.sum(rates.left(), axis=-2)
+        mean = np.sum(rows * np.sum(rates.key, axis=-2), axis=-1) / pairs + rates.exploration
+    if not (mean <= _MOST).all():
+        raise ValueError(
+            f"the rates of pairs must be at most {_MOST} on average to draw a graph, got "
+            f"{np.max(mean):.1g}; take smaller memberships, clusters or `exploration`: from a rate "
+            "of 1 on most pairs are drawn"
+        )
 
 
 def first_row(query: Array, key: Array, is_causal: bool) -> int | None:
@@ -182,7 +199,7 @@ def _check_clusters(clusters: Array, query: Array, compared: bool) -> None:
 def _check_membership(membership: Any, clusters: Array, query: Array, key: Array) -> None:
     if not isinstance(membership, tuple) or len(membership) != 2:
         raise TypeError(
-            f"`membership` must be a tuple of two arrays, got {type(membership).__name__}; pass "
+            f"`membership` must be a tuple of two arrays, got {_kind(membership)}; pass "
             "(query_membership, key_membership)"
         )
     for side, given, like in (("query", membership[0], query), ("key", membership[1], key)):
@@ -195,3 +212,7 @@ def _check_membership(membership: Any, clusters: Array, query: Array, key: Array
                 f"`{name}` must have shape {wanted}, a number for each query head, token and "
                 f"cluster, got {tuple(given.shape)}"
             )
+
+
+def _kind(given: Any) -> str:
+    return f"a tuple of {len(given)}" if isinstance(given, tuple) else type(given).__name__

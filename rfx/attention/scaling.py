@@ -6,7 +6,7 @@ import numbers
 from typing import Any
 
 from rfx import _check
-from rfx._xp import Array, constant, namespace, truth, working_dtype
+from rfx._xp import Array, constant, library, namespace, truth, working_dtype
 from rfx.attention.statistics import (
     Statistics,
     check_points,
@@ -96,7 +96,8 @@ def pre_scale(
     >>> scaling.pre_scale(np.asarray([[1.0, 3.0, 5.0, 7.0]])).round(3)
     array([[-0.671, -0.224,  0.224,  0.671]])
     """
-    return _to_sphere(standardize(x, statistics=statistics, epsilon=epsilon))
+    points = standardize(x, statistics=statistics, epsilon=epsilon)
+    return _to_sphere(points) if points.shape[-1] > 0 else points
 
 
 def post_scale(x: Array, /, *, gain: Any = 1.0, power: Any = 1.0) -> Array:
@@ -142,9 +143,13 @@ def post_scale(x: Array, /, *, gain: Any = 1.0, power: Any = 1.0) -> Array:
 def check_factor(name: str, factor: Any, like: Array, wanted: tuple[int, ...]) -> None:
     """Refuse what is no number and no array that broadcasts to a shape; a power is positive."""
     if isinstance(factor, numbers.Real) and not isinstance(factor, bool):
-        if name == "power":
-            _check.positive_number(name, factor)
+        check = _check.positive_number if name == "power" else _check.number
+        check(name, factor)
         return
+    if library(factor) is None:
+        raise TypeError(
+            f"`{name}` must be a number or an array, got {factor!r}; pass for example 1.0"
+        )
     _check.array(name, factor)
     _check.together("value", like, name, factor)
     shape = tuple(factor.shape)
@@ -156,7 +161,7 @@ def check_factor(name: str, factor: Any, like: Array, wanted: tuple[int, ...]) -
             f"`{name}` must broadcast to the output's shape {wanted}, got {shape}; "
             f"pass a number, or shape {wanted[-1:]}"
         )
-    if name == "power" and truth(namespace(factor).any(factor <= 0)):
+    if name == "power" and truth(namespace(factor).all(factor > 0.0)) is False:
         raise ValueError("`power` must be positive, since outputs may be 0; pass for example 1.0")
 
 
@@ -173,6 +178,8 @@ def _standardized(x: Array) -> Array:
     overflows or vanishes.
     """
     xp = namespace(x)
+    if x.shape[-1] == 0:
+        return x
     rounding = 16.0 * float(xp.finfo(x.dtype).eps)
     top = constant(xp.max(xp.abs(x), axis=-1, keepdims=True))
     near = x / xp.where(top == 0.0, xp.ones_like(top), top)

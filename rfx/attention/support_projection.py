@@ -8,11 +8,21 @@ from typing import Any
 import numpy as np
 
 from rfx import _check
-from rfx._xp import Array, from_numpy, full_precision, library, namespace, to_numpy, working_dtype
+from rfx._xp import (
+    Array,
+    from_numpy,
+    full_precision,
+    library,
+    namespace,
+    to_numpy,
+    truth,
+    working_dtype,
+)
+from rfx.attention.landmarks import _check_seed
 from rfx.attention.products import default_scale
 from rfx.ops.entmax import check_alpha, entmax
 
-__all__ = ["Projection", "fit_projection", "host_points"]
+__all__ = ["Projection", "beside", "check_finite", "fit_projection", "host_points"]
 
 Host = np.ndarray[Any, Any]
 _BATCH, _RATE, _DECAY, _SMALL = 256, 0.01, (0.9, 0.99), 1e-8
@@ -66,6 +76,9 @@ class Projection:
                     f"`shift` must have shape {wanted}, as many numbers as there are axes, got "
                     f"{tuple(self.shift.shape)}"
                 )
+            check_finite("shift", self.shift)
+        for name, given in (("query", self.query), ("key", self.key)):
+            check_finite(name, given)
 
     @property
     def dim(self) -> int:
@@ -111,6 +124,12 @@ class Projection:
         if self.shift is not None:
             left = left + beside(self.shift, query, "projection")[..., None, :]
         return left, right
+
+
+def check_finite(name: str, array: Array) -> None:
+    """Refuse numbers of a rule that compare with nothing."""
+    if truth(namespace(array).all(namespace(array).isfinite(array))) is False:
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity; make it of finite points")
 
 
 def beside(array: Array, like: Array, what: str) -> Array:
@@ -191,6 +210,7 @@ def fit_projection(
             f"`num_axes` must be at most d={query.shape[-1]}, got {num_axes}; pass fewer axes"
         )
     steps = _check.positive_int("steps", steps)
+    _check_seed(seed)
     if scale is not None:
         _check.positive_number("scale", scale)
     if is_causal:
@@ -208,12 +228,21 @@ def host_points(
 ) -> tuple[Host, Host, Host]:
     """Queries and keys (Hq, batch, length, d) in float64, and which pairs count (Hq, batch, t, s).
 
-    Masked keys are 0.
+    Masked keys are 0. Refuses what nothing can be learnt of.
     """
+    for name, given in (("query", query), ("key", key)):
+        if 0 in given.shape:
+            raise ValueError(
+                f"`{name}` must have tokens to fit a rule to, got shape {tuple(given.shape)}; pass "
+                "a sample of activations"
+            )
     q, k = (to_numpy(a).astype(np.float64) for a in (query, key))
     kept = np.ones(k.shape[:-1], bool) if mask is None else to_numpy(mask)
     kept = np.broadcast_to(kept, k.shape[:-1])
     k = np.where(kept[..., None], k, 0.0)
+    for name, points in (("query", q), ("key", k)):
+        if not np.isfinite(points).all():
+            raise ValueError(f"`{name}` must be finite, got NaN or infinity; leave such tokens out")
     if q.ndim == 2:
         q, k, kept = q[None], k[None], kept[None]
     groups = q.shape[-3] // k.shape[-3]

@@ -14,8 +14,9 @@ import numpy as np
 
 from rfx import _check
 from rfx._xp import Array, constant, full_precision, namespace, working_dtype
+from rfx.attention.landmarks import _check_seed
 from rfx.attention.products import repeat_heads
-from rfx.attention.support_projection import Projection, beside, host_points
+from rfx.attention.support_projection import Projection, beside, check_finite, host_points
 from rfx.features.kmeans import centres_of
 from rfx.kernels import squared_distance
 
@@ -70,6 +71,24 @@ class Rule(ABC):
         """Refuse queries that the rule was not made for."""
         if self.projection is not None:
             self.projection.check(query)
+
+    def _check_parts(self, table: str, axes: tuple[str, str], count: str) -> None:
+        """Refuse a table that is not (..., parts, numbers), and more than its parts."""
+        array, (parts, numbers) = getattr(self, table), axes
+        _check.array(table, array)
+        if array.ndim not in (2, 3) or array.shape[-2] == 0:
+            raise ValueError(
+                f"`{table}` must have shape ({parts}, {numbers}), or (heads, {parts}, {numbers}), "
+                f"got {tuple(array.shape)}; give a row of numbers to each of the {parts}"
+            )
+        check_finite(table, array)
+        number, most = _check.positive_int(count, getattr(self, count)), array.shape[-2]
+        if number > most:
+            raise ValueError(
+                f"`{count}` must be at most the {most} {parts} of `{table}`, got {number}; pass "
+                f"{most} or fewer"
+            )
+        object.__setattr__(self, count, number)
 
     def _check_table(self, name: str, table: Array, axis: int, query: Array) -> None:
         """Refuse an array (..., r, ...) that does not fit the projected queries."""
@@ -126,7 +145,9 @@ class Distance(Rule):
     def match(self, query: Array, key: Array) -> Array:
         with full_precision(query):
             distance = squared_distance(query, key)
-        return namespace(query).logical_not(distance > self.threshold**2)
+        xp = namespace(query)
+        limit = min(self.threshold * self.threshold, float(xp.finfo(distance.dtype).max))
+        return xp.logical_not(distance > limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,16 +183,7 @@ class Bins(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check.array("edges", self.edges)
-        if self.edges.ndim not in (2, 3):
-            raise ValueError(
-                "`edges` must have shape (axes, bins - 1), or (heads, axes, bins - 1), got "
-                f"{tuple(self.edges.shape)}"
-            )
-        shared, axes = _check.positive_int("shared", self.shared), self.edges.shape[-2]
-        if shared > axes:
-            raise ValueError(f"`shared` must be at most the {axes} axes of `edges`, got {shared}")
-        object.__setattr__(self, "shared", shared)
+        self._check_parts("edges", ("axes", "bins - 1"), "shared")
 
     def encode(self, points: Array) -> Array:
         xp = namespace(points)
@@ -180,12 +192,11 @@ class Bins(Rule):
 
     def match(self, query: Array, key: Array) -> Array:
         xp = namespace(query)
-        counts: list[Array] = []
+        count: Any = 0
         for axis in range(query.shape[-1]):
             same = query[..., axis][..., :, None] == key[..., axis][..., None, :]
-            same = xp.astype(same, xp.int32)
-            counts = [same if not counts else counts[0] + same]
-        return counts[0] >= self.shared
+            count = count + xp.astype(same, xp.int32)
+        return count >= self.shared
 
     def check(self, query: Array) -> None:
         super().check(query)
@@ -255,18 +266,7 @@ class Clusters(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check.array("centres", self.centres)
-        if self.centres.ndim not in (2, 3):
-            raise ValueError(
-                "`centres` must have shape (clusters, axes), or (heads, clusters, axes), got "
-                f"{tuple(self.centres.shape)}"
-            )
-        nearest, most = _check.positive_int("nearest", self.nearest), self.centres.shape[-2]
-        if nearest > most:
-            raise ValueError(
-                f"`nearest` must be at most the {most} clusters of `centres`, got {nearest}"
-            )
-        object.__setattr__(self, "nearest", nearest)
+        self._check_parts("centres", ("clusters", "axes"), "nearest")
 
     def encode(self, points: Array) -> Array:
         xp = namespace(points)
@@ -312,6 +312,7 @@ class Clusters(Rule):
         seed : int
         """
         num = _check.positive_int("num", num)
+        _check_seed(seed)
         rng = np.random.default_rng(seed)
         tokens = _projected(query, key, projection, mask)
         centres = np.stack([centres_of(points, num, rng) for points in tokens])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable
 
+import numpy as np
+
 from rfx import _check
 from rfx._xp import Array, full, full_precision, namespace, working_dtype
 from rfx.attention.entmax import Known
@@ -161,6 +163,7 @@ def recall(predicted: Array, exact: Array, /) -> Array:
     """
     _check_pairs("predicted", predicted)
     _check_pairs("exact", exact)
+    _check_alike("exact", exact, "predicted", predicted)
     both = namespace(exact).logical_and(predicted, exact)
     return _share(both, exact)
 
@@ -183,6 +186,7 @@ def sparsity(predicted: Array, visible: Array | None = None, /) -> Array:
     if visible is None:
         visible = xp.ones_like(predicted)
     _check_pairs("visible", visible)
+    _check_alike("predicted", predicted, "visible", visible)
     visible = xp.logical_and(visible, xp.ones_like(predicted))
     return 1.0 - _share(xp.logical_and(predicted, visible), visible)
 
@@ -238,7 +242,8 @@ def prediction(
         found = []
         if window is not None:
             middle = rows.start + s - t - columns.start
-            found.append(xp.tril(xp.triu(ones, k=middle - window), k=middle + window) > 0.0)
+            near = min(window, t + s)
+            found.append(xp.tril(xp.triu(ones, k=middle - near), k=middle + near) > 0.0)
         if rule is not None and codes is not None:
             found.append(rule.match(codes[0][..., rows, :], codes[1][..., columns, :]))
         if global_key is not None and global_query is not None:
@@ -288,3 +293,16 @@ def _check_pairs(name: str, given: Array) -> None:
             f"`{name}` must be a bool array of shape (..., queries, keys), got "
             f"{getattr(given, 'dtype', type(given).__name__)}; see rfx.supports.predicted_pairs"
         )
+
+
+def _check_alike(first_name: str, first: Array, name: str, given: Array) -> None:
+    """Refuse pairs that are not of the same queries and keys."""
+    _check.together(first_name, first, name, given)
+    shapes = tuple(first.shape), tuple(given.shape)
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(
+            f"`{first_name}` and `{name}` must have shapes that broadcast, got {shapes[0]} and "
+            f"{shapes[1]}; make both of the same queries and keys"
+        ) from None

@@ -200,7 +200,7 @@ def attend_edges(
             if sides is not None:
                 left = _take(sides[0], block.query)[:, None, :]
                 rate = xp.matmul(left, xp.matrix_transpose(_take(sides[1], block.rates_key)))
-                scores = scores + _cut_gradient(rate) - constant(rate)
+                scores = scores + (_cut_gradient(rate) - constant(rate))  # 0, whatever the rate
             there = from_numpy(block.there, query, xp.bool)[:, None, :]
             weight = entmax(scores, alpha=1.0, mask=there)
             outputs.append(xp.matmul(weight, _take(v, block.key))[:, 0, :])
@@ -215,7 +215,7 @@ def attend_edges(
 def _blocks(edges: Edges, query: Array, key: Array) -> Iterator[_Block]:
     """The rows by their padded lengths, in blocks of bounded size."""
     (*_, t, s), heads = edges.shape, query.shape[-3] if query.ndim > 2 else 1
-    groups = heads // (key.shape[-3] if key.ndim > 2 else 1)
+    groups = heads // max(key.shape[-3] if key.ndim > 2 else 1, 1)
     line = edges.head * t + edges.row
     length = np.bincount(line, minlength=1) if len(line) else np.zeros(1, dtype=np.int64)
     begin = np.cumsum(length) - length

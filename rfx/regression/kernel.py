@@ -48,18 +48,20 @@ def _prepared(
     """The attention that does the work, its values and its options."""
     _check.points(x, points, ("x", "points"))
     columns, _ = check_targets(points, targets, ("points", "targets"))
-    columns = _weighted(columns, check_weights(weights, points, "points"))
+    weights = check_weights(weights, points, "points")
+    columns = _weighted(columns, weights)
+    mask = None if weights is None else weights[..., 0] > 0.0
     if (kernel is None) == (features is None):
         raise TypeError(
             "kernel_regression takes either `kernel` or `features`; pass kernel= for the exact "
             "estimate, features= for the one in linear time"
         )
     if features is not None:
-        return linear_attention, columns, {"features": features, **options}
+        return linear_attention, columns, {"features": features, "mask": mask, **options}
     for name, value in options.items():
         if value is not None and value is not False:
             raise TypeError(f"`{name}` needs `features`: an exact kernel has no state or fast path")
-    return kernel_attention, columns, {"kernel": kernel}
+    return kernel_attention, columns, {"kernel": kernel, "mask": mask}
 
 
 @planned(_plan)
@@ -96,7 +98,8 @@ def kernel_regression(
         signed one a denominator may come near 0, and `rfx.diagnostics.weak_denominators` counts
         such rows.
     weights : Array, shape (..., n) or (n,), optional
-        w, at least 0; 1 by default.
+        w, at least 0; 1 by default. A point of weight 0 is absent: it may hold NaN, and no gradient
+        flows to its weight.
     initial_state : State, optional
         Of points seen before, by the same map, and weighted if these are: they count too. Points
         that do not fit in memory go through it in parts, which may be merged by `rfx.merge`.
