@@ -154,25 +154,28 @@ def attention(query: Array, key: Array, value: Array) -> None:
 
 
 def _batch_axes(query: Array, key: Array, value: Array) -> None:
-    shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     same = query.ndim == key.ndim == value.ndim
     if not same or tuple(key.shape[:-2]) != tuple(value.shape[:-2]):
         raise ValueError(
-            f"`query`, `key` and `value` must have equal batch axes, got {shapes}; "
-            "broadcast them first"
+            "`query`, `key` and `value` must have equal batch axes, got "
+            f"{_shapes(query, key, value)}; broadcast them first"
         )
     if tuple(query.shape[:-3]) != tuple(key.shape[:-3]):
         raise ValueError(
-            f"`query` and `key` must have equal batch axes before the heads, got {shapes}; "
-            "broadcast them first"
+            "`query` and `key` must have equal batch axes before the heads, got "
+            f"{_shapes(query, key, value)}; broadcast them first"
         )
     if query.ndim > 2:
         heads, groups = query.shape[-3], key.shape[-3]
         if heads != groups and (groups == 0 or heads % groups):
             raise ValueError(
                 f"the query's {heads} heads must be a multiple of the key's {groups} heads "
-                f"(grouped queries), got {shapes}"
+                f"(grouped queries), got {_shapes(query, key, value)}"
             )
+
+
+def _shapes(query: Array, key: Array, value: Array) -> str:
+    return f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
 
 
 def mask(mask: Array | None, key: Array, names: tuple[str, str] = ("mask", "key")) -> None:

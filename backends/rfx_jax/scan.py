@@ -166,6 +166,8 @@ def _cut(
     step: Step, carry: Carry, arrays: Sequence[Array | None], length: int, chunk_size: int
 ) -> tuple[Carry, Array | None]:
     """As `_scan`, of chunks that are cut out one by one."""
+    if length == chunk_size:  # no loop, whose carry would be copied: a step of decoding
+        return step(carry, tuple(arrays))
 
     def rows(start: Any, size: int) -> tuple[Array | None, ...]:
         cut = partial(lax.dynamic_slice_in_dim, start_index=start, slice_size=size, axis=-2)
