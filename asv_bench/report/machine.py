@@ -46,7 +46,8 @@ def facts(names: tuple[str, ...], found: Found) -> dict[str, str]:
     of_libraries = {name: found.results[present(name)] for name in names}
     threads = [f"{n} {f['threads']}" for n, f in of_libraries.items() if "threads" in f]
     devices = {n: str(f["device"]) for n, f in of_libraries.items() if "device" in f}
-    limits = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.endswith("_NUM_THREADS")]
+    told = ("_NUM_THREADS", "_THREAD_TIMEOUT")
+    limits = [f"{k}={v}" for k, v in sorted(os.environ.items()) if k.endswith(told)]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _commit(),
