@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -47,9 +47,6 @@ class _Setting(NamedTuple):
     width: float
     """Bandwidth in units of sqrt(d)."""
     ridge: float
-
-    def kernel(self, dim: int) -> Gaussian:
-        return Gaussian(bandwidth=self.width * dim**0.5)
 
 
 _Scores = dict[_Setting, float]
@@ -103,9 +100,9 @@ def _scores(part: Split, m: int | None) -> _Scores:
     y, wanted = part.train_targets[fit], part.train_targets[judge]
     found: _Scores = {}
     for width in _BANDWIDTHS:
-        kernel = _Setting(width, 1.0).kernel(x.shape[-1])
+        kernel = _kernel(width, x.shape[-1])
         if m is None:
-            estimates = _exact_path(kernel, x, y, fresh)
+            estimates = _exact_path(kernel, _RIDGES, x, y, fresh)
         else:
             equations = rfx.regression.normal_equations(x, y, features=_drawn(kernel, m, 0, x))
             models = (rfx.regression.solve(equations, ridge=ridge) for ridge in _RIDGES)
@@ -115,13 +112,21 @@ def _scores(part: Split, m: int | None) -> _Scores:
     return found
 
 
+def _kernel(width: float, dim: int) -> Gaussian:
+    return Gaussian(bandwidth=width * dim**0.5)
+
+
 def _exact_path(
-    kernel: Gaussian, x: np.ndarray, y: np.ndarray, fresh: np.ndarray
+    kernel: Gaussian,
+    ridges: Sequence[float],
+    x: np.ndarray,
+    y: np.ndarray,
+    fresh: np.ndarray,
 ) -> Iterator[np.ndarray]:
     """Predictions of kernel ridge regression for each of the ridges."""
     among, across = _matrix(kernel, x, x), _matrix(kernel, fresh, x)
     diagonal, before = np.einsum("ii->i", among), 0.0
-    for ridge in _RIDGES:
+    for ridge in ridges:
         diagonal += ridge - before
         before = ridge
         yield y.mean() + across @ np.linalg.solve(among, y - y.mean())
@@ -141,11 +146,9 @@ def _linear(part: Split) -> float:
 def _exact(part: Split, setting: _Setting, seed: int) -> float:
     rows = np.random.default_rng(seed).permutation(len(part.train))[:_EXACT_ROWS]
     x, y = part.train[rows], part.train_targets[rows]
-    kernel = setting.kernel(x.shape[-1])
-    matrix = _matrix(kernel, x, x)
-    np.einsum("ii->i", matrix)[:] += setting.ridge
-    dual = np.linalg.solve(matrix, y - y.mean())
-    return _error(_matrix(kernel, part.test, x) @ dual + y.mean(), part.test_targets)
+    kernel = _kernel(setting.width, x.shape[-1])
+    (estimate,) = _exact_path(kernel, (setting.ridge,), x, y, part.test)
+    return _error(estimate, part.test_targets)
 
 
 def _matrix(kernel: Gaussian, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -162,7 +165,7 @@ def _featured(part: Split, setting: _Setting, m: int, seed: int) -> float:
     small = len(part.train) <= _EXACT_ROWS or setting.ridge < 0.1
     dtype = np.float64 if small else np.float32
     x, y, test = (a.astype(dtype) for a in (part.train, part.train_targets, part.test))
-    phi = _drawn(setting.kernel(x.shape[-1]), m, seed, x)
+    phi = _drawn(_kernel(setting.width, x.shape[-1]), m, seed, x)
     model = rfx.ridge_regression(x, y, features=phi, ridge=setting.ridge)
     return _error(model.predict(test), part.test_targets)
 
