@@ -43,6 +43,14 @@ def positive_int(name: str, value: Any, multiple: int = 1, why: str = "") -> int
     return int(value)
 
 
+def seed(value: Any) -> None:
+    """Refuse what is no seed of NumPy's generators."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`seed` must be an int, got {value!r}; pass for example 0")
+    if value < 0:
+        raise ValueError(f"`seed` must be at least 0, got {value}")
+
+
 def array(name: str, value: Array) -> None:
     """Refuse what is not an array of real floating numbers."""
     if library(value) is None:

@@ -8,7 +8,6 @@ from typing import Any
 from rfx import _check
 from rfx._xp import Array, full_precision, namespace, working_dtype
 from rfx.attention.exact import kernel_attention
-from rfx.attention.landmarks import _check_seed
 from rfx.attention.products import default_scale, repeat_heads, visible
 from rfx.dispatch import planned
 from rfx.kernels import Softmax
@@ -46,7 +45,7 @@ def _plan(
             "`window` must be a multiple of `group_size`, or the other way round, so that no group "
             f"is cut, got window={window} and group_size={group}; pass {fix}"
         )
-    _check_seed(seed)
+    _check.seed(seed)
     if scale is not None:
         _check.positive_number("scale", scale)
     return None, (query, key, value), {}

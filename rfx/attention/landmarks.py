@@ -99,7 +99,7 @@ class Uniform(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_seed(self.seed)
+        _check.seed(self.seed)
 
     def choose(self, points: Array, mask: Array | None = None) -> Landmarks:
         priority = _random(self.seed, points.shape[-2])
@@ -176,7 +176,7 @@ class KMeans(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_seed(self.seed)
+        _check.seed(self.seed)
         object.__setattr__(self, "iterations", _check.positive_int("iterations", self.iterations))
 
     def choose(self, points: Array, mask: Array | None = None) -> Landmarks:
@@ -229,7 +229,7 @@ class Leverage(Rule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_seed(self.seed)
+        _check.seed(self.seed)
         object.__setattr__(self, "ridge", _check.positive_number("ridge", self.ridge))
         _check_kernel(self.kernel)
 
@@ -319,13 +319,6 @@ def _random(seed: int, n: int, stream: int = 0) -> np.ndarray:
 
 # What torch.compiler.assume_constant_result sets: NumPy's generators cannot be traced.
 _random._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise TypeError(f"`seed` must be an int, got {seed!r}; pass for example 0")
-    if seed < 0:
-        raise ValueError(f"`seed` must be at least 0, got {seed}")
 
 
 def _check_kernel(kernel: Kernel | None) -> None:

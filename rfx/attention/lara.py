@@ -15,7 +15,7 @@ from rfx._xp import (
     namespace,
     working_dtype,
 )
-from rfx.attention.landmarks import SegmentMeans, _check_seed
+from rfx.attention.landmarks import SegmentMeans
 from rfx.attention.products import default_scale, repeat_heads, visible
 from rfx.dispatch import planned
 from rfx.kernels import squared_distance
@@ -61,7 +61,7 @@ def _plan(
                 f"`num_proposals` must be at most the number of {what}, got {num} proposals and "
                 f"{tokens} {what}; pass num_proposals={tokens} or fewer"
             )
-    _check_seed(seed)
+    _check.seed(seed)
     if _check.number("correction", correction) < 0.0:
         raise ValueError(f"`correction` must be at least 0, got {correction}")
     if scale is not None:

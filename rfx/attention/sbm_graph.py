@@ -177,10 +177,7 @@ def check_call(
         raise TypeError(f"`exploration` must be a number, got {exploration!r}; pass 0.01")
     if not 0.0 <= exploration < float("inf"):
         raise ValueError(f"`exploration` must be finite and at least 0, got {exploration!r}")
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-        raise TypeError(f"`seed` must be an int, got {seed!r}; pass for example 0")
-    if seed < 0:
-        raise ValueError(f"`seed` must be at least 0, got {seed}")
+    _check.seed(seed)
 
 
 def _check_clusters(clusters: Array, query: Array, compared: bool) -> None:

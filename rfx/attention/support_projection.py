@@ -18,7 +18,6 @@ from rfx._xp import (
     truth,
     working_dtype,
 )
-from rfx.attention.landmarks import _check_seed
 from rfx.attention.products import default_scale
 from rfx.ops.entmax import check_alpha, entmax
 
@@ -210,7 +209,7 @@ def fit_projection(
             f"`num_axes` must be at most d={query.shape[-1]}, got {num_axes}; pass fewer axes"
         )
     steps = _check.positive_int("steps", steps)
-    _check_seed(seed)
+    _check.seed(seed)
     if scale is not None:
         _check.positive_number("scale", scale)
     if is_causal:

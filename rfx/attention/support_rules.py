@@ -14,7 +14,6 @@ import numpy as np
 
 from rfx import _check
 from rfx._xp import Array, constant, full_precision, namespace, working_dtype
-from rfx.attention.landmarks import _check_seed
 from rfx.attention.products import repeat_heads
 from rfx.attention.support_projection import Projection, beside, check_finite, host_points
 from rfx.features.kmeans import centres_of
@@ -312,7 +311,7 @@ class Clusters(Rule):
         seed : int
         """
         num = _check.positive_int("num", num)
-        _check_seed(seed)
+        _check.seed(seed)
         rng = np.random.default_rng(seed)
         tokens = _projected(query, key, projection, mask)
         centres = np.stack([centres_of(points, num, rng) for points in tokens])
