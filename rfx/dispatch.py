@@ -54,6 +54,9 @@ class FastPath:
         static facts only: dtypes, shapes, options, the drawn form.
     by_name : bool
         It runs only where it is asked for by name, as what compiles for seconds should.
+    defer : callable, optional
+        As ``refuse``, but not heeded where the path is asked for by name: for calls that it serves,
+        and that others serve better.
     """
 
     op: str
@@ -63,13 +66,18 @@ class FastPath:
     devices: tuple[str, ...]
     refuse: Callable[..., str | None] | None = None
     by_name: bool = False
+    defer: Callable[..., str | None] | None = None
 
-    def refusal(self, *args: Any, **kwargs: Any) -> str | None:
+    def refusal(self, *args: Any, by_name: bool = False, **kwargs: Any) -> str | None:
         """Why this path does not serve these arguments, or None."""
         kind = device_kind(args[1])
         if kind is not None and kind not in self.devices:
             return f"{self.name} serves {' and '.join(self.devices)}, but the arrays are on {kind}"
-        return None if self.refuse is None else self.refuse(*args, **kwargs)
+        for refuse in (self.refuse, None if by_name else self.defer):
+            sentence = None if refuse is None else refuse(*args, **kwargs)
+            if sentence is not None:
+                return sentence
+        return None
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class Op:
         for path in mine:
             if path.name != forced if forced is not None else path.by_name:
                 continue
-            refusal = path.refusal(*args, **kwargs)
+            refusal = path.refusal(*args, by_name=forced is not None, **kwargs)
             if refusal is None:
                 return path.function, (path.name, tuple(reasons))
             reasons.append(f"{path.name} refused: {refusal}")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
-__all__ = ["blas_limit", "blas_threads"]
+__all__ = ["blas_limit", "blas_threads", "find_blas_again"]
 
 
 class _Blas:
@@ -25,7 +25,7 @@ class _Blas:
         self.controllers: list[Any] | None = None
 
     def find(self) -> list[Any]:
-        """The BLAS libraries that are loaded; looked for once."""
+        """The BLAS libraries that are loaded; looked for once, and again when told so."""
         if self.controllers is None:
             from threadpoolctl import ThreadpoolController  # 10 ms, so not at import
 
@@ -46,6 +46,15 @@ class _Blas:
             release(force=True)
             library.set_num_threads(min(self.limits, default=self.before))
             release(force=True)
+
+    def find_again(self) -> None:
+        """Look for libraries that were loaded since, and hold them to the limits there are."""
+        with self.lock:
+            before = self.get()
+            self.controllers = None
+            if self.limits:
+                self.before = before
+                self.apply()
 
     def enter(self, threads: int) -> None:
         with self.lock:
@@ -74,6 +83,11 @@ os.register_at_fork(after_in_child=_blas.after_fork)
 def blas_threads() -> int:
     """Threads that BLAS uses when no limit of rfx holds."""
     return _blas.get()
+
+
+def find_blas_again() -> None:
+    """To be called after a library was loaded that brings a BLAS of its own."""
+    _blas.find_again()
 
 
 @contextmanager

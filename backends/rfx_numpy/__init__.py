@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from rfx_numba import defer_few, defer_little
+
 from rfx.dispatch import FastPath
 from rfx.ops import bidirectional, causal
+from rfx_numpy import compiled
 from rfx_numpy.chi_squared import chi_squared_features, refuse_chi_squared
 from rfx_numpy.features import features, refuse_features
 from rfx_numpy.fwht import fwht, refuse_fwht
@@ -20,6 +23,15 @@ __all__ = ["FAST_PATHS"]
 _CPU = ("cpu",)
 
 FAST_PATHS = (
+    FastPath(
+        "features",
+        "numpy",
+        "numpy-numba",
+        compiled.features,
+        _CPU,
+        compiled.refuse_features,
+        defer=defer_few,
+    ),
     FastPath("features", "numpy", "numpy-blocks", features, _CPU, refuse_features),
     FastPath("features", "numpy", "numpy-rows", polynomial_features, _CPU, refuse_polynomial),
     FastPath("features", "numpy", "numpy-chi2", chi_squared_features, _CPU, refuse_chi_squared),
@@ -27,11 +39,28 @@ FAST_PATHS = (
     FastPath("gated", "numpy", "numpy-fused", fused_gated, _CPU, refuse_gated),
     FastPath("gated", "numpy", "numpy-threads", threaded_gated, _CPU, refuse_short),
     FastPath("relative", "numpy", "numpy-threads", relative, _CPU, refuse_relative),
+    FastPath(
+        "bidirectional",
+        "numpy",
+        "numpy-numba-step",
+        compiled.step,
+        _CPU,
+        compiled.refuse_step,
+    ),
     FastPath("bidirectional", "numpy", "numpy-step", step, _CPU, refuse_long),
     *(
         path
         for op, is_causal in ((bidirectional, False), (causal, True))
         for path in (
+            FastPath(
+                op.name,
+                "numpy",
+                "numpy-numba",
+                partial(compiled.attention, is_causal),
+                _CPU,
+                compiled.refuse_attention,
+                defer=defer_little,
+            ),
             FastPath(op.name, "numpy", "numpy-fused", partial(fused, is_causal), _CPU, refuse_form),
             FastPath(op.name, "numpy", "numpy-threads", partial(threaded, op), _CPU, refuse_short),
         )

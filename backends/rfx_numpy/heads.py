@@ -58,7 +58,7 @@ def each_head(
             queries, its_out = (part(a, index, first) for a in grouped)
             inputs = [part(a, index, first) for a in (key, value, *rows)]
             its_carry = Carry(*(part(a, index, first) for a in carry))
-            its_map = _of_heads(features, first, first + count)
+            its_map = features.for_heads(first, first + count)
             done = worker(its_map, queries, *inputs, its_carry, its_out)
             for target, source in zip(after, done, strict=True):
                 part(target, index, first)[...] = source
@@ -89,10 +89,3 @@ def _at_once(heads: int, entries: int) -> int:
         if heads % count == 0 and even:
             return count
     return 1
-
-
-def _of_heads(features: DrawnMap, first: int, stop: int) -> DrawnMap:
-    if features.heads is None:
-        return features
-    arrays = {name: a[first:stop] if a.ndim else a for name, a in features.arrays().items()}
-    return features.with_arrays(arrays)

@@ -11,7 +11,6 @@ import numpy as np
 from rfx.features import DrawnMap
 from rfx.ops.relative import relative as op
 from rfx_numpy import threads
-from rfx_numpy.heads import _of_heads
 from rfx_numpy.refusals import refuse_empty
 
 __all__ = ["refuse_relative", "relative"]
@@ -41,7 +40,7 @@ def relative(
             mine: Any = (*index, slice(head, head + 1))
             grouped: Any = (*index, slice(head * groups, (head + 1) * groups))
             arrays = (query[grouped], key[mine], value[mine], None if mask is None else mask[mine])
-            its_map = _of_heads(features, head, head + 1)
+            its_map = features.for_heads(head, head + 1)
             out[grouped] = op.portable(its_map, *arrays, bias[grouped], **options)
 
     threads.run(work, list(np.ndindex(*key.shape[:-2])))

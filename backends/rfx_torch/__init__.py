@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from rfx_numba import defer_little
 
 from rfx.attention import State
 from rfx.dispatch import FastPath
 from rfx_torch.chi_squared import chi_squared_features, refuse_chi_squared
+from rfx_torch.compiled import attention, refuse_attention
 from rfx_torch.features import features, refuse_features
 from rfx_torch.fused import refuse
 from rfx_torch.fwht import fwht, refuse_fwht
@@ -42,6 +44,18 @@ FAST_PATHS = (
     FastPath("features", "torch", "torch-logs", chi_squared_features, ("cpu",), refuse_chi_squared),
     FastPath("features", "torch", "torch-rows", polynomial_features, ("cpu",), refuse_polynomial),
     FastPath("fwht", "torch", "torch-fwht", fwht, ("cpu",), refuse_fwht),
+    *(
+        FastPath(
+            op,
+            "torch",
+            "torch-numba",
+            partial(attention, op == "causal"),
+            ("cpu",),
+            refuse_attention,
+            defer=defer_little,
+        )
+        for op in ("bidirectional", "causal")
+    ),
     *(
         FastPath(op, "torch", name, partial(run, name, op == "causal"), devices, refusal)
         for op in ("bidirectional", "causal")

@@ -11,7 +11,13 @@ from rfx.features import DrawnMap
 from rfx.features.forms import TrigonometricMap, refuse_other
 from rfx.ops.features import log_and_factor
 from rfx_torch.memory import empty
-from rfx_torch.refusals import refuse_empty, refuse_forward_mode
+from rfx_torch.refusals import (
+    refuse_compiler,
+    refuse_empty,
+    refuse_forward_mode,
+    refuse_gradient,
+    refuse_transforms,
+)
 
 __all__ = ["features", "refuse_features", "refuse_in_place"]
 
@@ -50,23 +56,12 @@ def refuse_in_place(features: DrawnMap, x: Tensor) -> str | None:
     return (
         _refuse_own_heads(features)
         or refuse_empty(x)
-        or _refuse_tracing()
+        or refuse_compiler()
+        or refuse_transforms()
         or refuse_forward_mode()
-        or _refuse_gradient(features, x)
+        or refuse_gradient(features, x)
     )
 
 
 def _refuse_own_heads(features: DrawnMap) -> str | None:
     return None if features.heads is None else "it serves maps that all heads share"
-
-
-def _refuse_tracing() -> str | None:
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return "it writes in place, which a compiler or torch.func does not see through"
-    return None
-
-
-def _refuse_gradient(features: DrawnMap, x: Tensor) -> str | None:
-    if torch.is_grad_enabled() and any(a.requires_grad for a in (x, *features.arrays().values())):
-        return "it has no gradient"
-    return None

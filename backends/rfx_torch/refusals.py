@@ -5,12 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["refuse_empty", "refuse_forward_mode", "refuse_transforms"]
+from rfx.features import DrawnMap
+
+__all__ = [
+    "refuse_compiler",
+    "refuse_empty",
+    "refuse_forward_mode",
+    "refuse_gradient",
+    "refuse_transforms",
+]
 
 
 def refuse_empty(*arrays: Tensor) -> str | None:
     """Arrays without entries."""
     return "there is nothing to compute" if any(0 in a.shape for a in arrays) else None
+
+
+def refuse_compiler() -> str | None:
+    """Calls that torch.compile traces."""
+    if torch.compiler.is_compiling():
+        return "it writes in place, which a compiler does not see through"
+    return None
+
+
+def refuse_gradient(features: DrawnMap, *arrays: Tensor) -> str | None:
+    """Calls that autograd records."""
+    if torch.is_grad_enabled():
+        tensors = (*arrays, *features.arrays().values())
+        if any(a.requires_grad for a in tensors):
+            return "it has no gradient"
+    return None
 
 
 def refuse_transforms() -> str | None:

@@ -170,6 +170,13 @@ class DrawnMap(ABC):
             )
         return self.of(self.spec, arrays, **self.statics())
 
+    def for_heads(self, first: int, stop: int) -> DrawnMap:
+        """The map of some key heads; itself where all heads share it. For backends."""
+        if self.heads is None:
+            return self
+        arrays = self.arrays()
+        return self.with_arrays({n: a[first:stop] if a.ndim else a for n, a in arrays.items()})
+
     @classmethod
     @abstractmethod
     def of(cls, spec: Spec, arrays: Mapping[str, Array], **statics: Any) -> Self:

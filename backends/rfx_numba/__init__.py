@@ -1,0 +1,14 @@
+"""Loops that numba compiles for arrays in the host's memory, which several backends share.
+
+numba is optional (``pip install rfx-features[numba]``), and is imported by the first call that
+needs it. What it compiles, in ten seconds or so, is kept on disk for the processes after it.
+"""
+
+from __future__ import annotations
+
+from rfx_numba.attention import attention
+from rfx_numba.features import features
+from rfx_numba.refusals import defer_few, defer_little, refuse_missing
+from rfx_numba.step import step
+
+__all__ = ["attention", "defer_few", "defer_little", "features", "refuse_missing", "step"]

@@ -1,0 +1,31 @@
+"""The compiled kernels, loaded when they are needed."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from rfx.threads import find_blas_again
+
+__all__ = ["NO_MASK", "is_installed", "kernels"]
+
+NO_MASK = np.empty(0, np.bool_)
+"""What the kernels take for no mask."""
+
+
+@cache
+def is_installed() -> bool:
+    """Whether there are numba, and SciPy, from which it takes its matrix products."""
+    return all(find_spec(name) is not None for name in ("numba", "scipy"))
+
+
+@cache
+def kernels() -> Any:
+    """The module `rfx_numba.kernels`; the first time compiles it, or reads it from disk."""
+    import rfx_numba.kernels
+
+    find_blas_again()  # SciPy brings a BLAS of its own
+    return rfx_numba.kernels

@@ -1,0 +1,34 @@
+"""Why the compiled loops do not serve a call: one sentence, or None."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rfx.features import DrawnMap
+from rfx_numba.loading import is_installed
+
+__all__ = ["defer_few", "defer_little", "refuse_missing"]
+
+_LITTLE, _FEW = 1 << 28, 1 << 22
+_SHORT = "the call is too short to load numba for"
+
+
+def defer_little(features: DrawnMap, query: Any, key: Any, *_: Any, **__: Any) -> str | None:
+    """Loading numba takes half a second, which a short call alone should not pay."""
+    rows = math.prod(query.shape[:-1]) + math.prod(key.shape[:-1])
+    work = 4 * rows * query.shape[-1] * features.num_features
+    return _SHORT if work < _LITTLE else None
+
+
+def defer_few(features: DrawnMap, x: Any, **_: Any) -> str | None:
+    """As `defer_little`, for the features of points."""
+    few = math.prod(x.shape[:-1]) * features.num_features < _FEW
+    return _SHORT if few else None
+
+
+def refuse_missing() -> str | None:
+    """Without numba."""
+    if is_installed():
+        return None
+    return "numba or SciPy is not installed, which `rfx-features[numba]` brings"

@@ -1,0 +1,50 @@
+"""The arrays of an exponential map as the kernels take them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rfx.features.forms import ExponentialMap
+
+__all__ = ["Sides"]
+
+Array = np.ndarray[Any, Any]
+
+
+class Sides:
+    """What `rfx_numba.kernels` needs of a map; all arrays have an axis of heads, and none is None.
+
+    query, key : frequencies (h, d, m) and bias (h, m)
+    row_term : quadratic (h, d) and the constant
+    """
+
+    def __init__(self, features: ExponentialMap) -> None:
+        query = features.query_side
+        key = features.key_side or query
+        self.heads = features.heads or 1
+        dim, width = query.weight.shape[-2:]
+        self.query = self._all(query.weight, dim, width), self._all(query.bias, width)
+        if key is query:
+            self.key = self.query
+        else:
+            self.key = self._all(key.weight, dim, width), self._all(key.bias, width)
+        self.row_term = self._all(key.quadratic, dim), features.log_constant
+
+    def _all(self, array: Array | None, *axes: int) -> Array:
+        shape = (self.heads, *axes)
+        if array is None:
+            return np.zeros(shape, np.float32)
+        if array.ndim == len(axes):
+            array = array[None]
+        if array.shape != shape:
+            array = np.broadcast_to(array, shape)
+        return np.ascontiguousarray(array)
+
+    def of(self, head: int) -> tuple[Any, Any, Any]:
+        """Query, key and row term of one head, without the axis of heads."""
+        at = 0 if self.heads == 1 else head
+        quadratic, constant = self.row_term
+        query, key = ((weight[at], bias[at]) for weight, bias in (self.query, self.key))
+        return query, key, (quadratic[at], constant)
