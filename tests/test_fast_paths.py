@@ -278,7 +278,7 @@ TOKENS = (
     ("path", "dtype"),
     [
         *((path, dtype) for path in ("numpy-step", "torch-step") for dtype in FLOATS),
-        ("numpy-numba-step", "float32"),
+        *((path, "float32") for path in ("numpy-numba-step", "torch-numba-step")),
     ],
 )
 def test_a_decoding_step_agrees_with_the_portable_code(
@@ -295,10 +295,13 @@ def test_a_decoding_step_agrees_with_the_portable_code(
             np.testing.assert_array_equal(to_numpy(getattr(state, name)), before)
 
 
-@pytest.mark.parametrize("path", ["numpy-step", "torch-step"])
+@pytest.mark.parametrize(
+    "path", ["numpy-step", "torch-step", "numpy-numba-step", "torch-numba-step"]
+)
 def test_steps_one_by_one_equal_one_causal_call(path: str) -> None:
     problem = Problem("whole", (32, 6, 20), (32, 3, 20), form="biased heads", mask="random")
-    (q, k, v), call = problem.call(path.partition("-")[0], "float64")
+    dtype = "float32" if "numba" in path else "float64"
+    (q, k, v), call = problem.call(path.partition("-")[0], dtype)
     want, wanted = rfx.linear_attention(q, k, v, is_causal=True, **call)
     mask, state, rows = call.pop("mask"), None, []
     for i in range(20):
@@ -318,9 +321,10 @@ def test_the_compiled_step_runs_only_if_named(monkeypatch: pytest.MonkeyPatch) -
     def chosen(**name: str) -> str:
         return rfx.explain(rfx.linear_attention, *arrays, **name, **call).implementation
 
-    assert chosen() == "torch-step"
+    assert chosen() == "torch-numba-step"
     assert chosen(implementation="torch-compiled-step") == "torch-compiled-step"
-    others = tuple(path for path in dispatch.load("torch") if path.name != "torch-step")
+    steps = ("torch-numba-step", "torch-step")
+    others = tuple(path for path in dispatch.load("torch") if path.name not in steps)
     monkeypatch.setitem(dispatch._loaded, "torch", others)
     assert chosen() == "torch-fused"
 

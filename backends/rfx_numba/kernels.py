@@ -366,13 +366,51 @@ def attend(
     return t
 
 
-@_compile(void(_in(1), _in(2), _in(1), _OUT[1]))
-def _project(x: Array, weight: Array, bias: Array, log: Array) -> None:
-    log[:] = bias
-    for i in range(x.shape[0]):
-        row, factor = weight[i], x[i]
-        for j in range(log.shape[0]):
-            log[j] += factor * row[j]
+@_compile(void(_in(1), _in(2), _OUT[1]))
+def _add_product(a: Array, rows: Array, out: Array) -> None:
+    """out += a @ rows; BLAS would ask its threads for that little."""
+    whole = len(a) - len(a) % 4
+    for i in range(0, whole, 4):
+        first, second, third, fourth = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
+        a0, a1, a2, a3 = a[i], a[i + 1], a[i + 2], a[i + 3]
+        for c in range(len(out)):
+            out[c] += (a0 * first[c] + a1 * second[c]) + (a2 * third[c] + a3 * fourth[c])
+    for i in range(whole, len(a)):
+        for c in range(len(out)):
+            out[c] += a[i] * rows[i, c]
+
+
+@_compile(void(_OUT[1], float32, _in(1), _OUT[1], _OUT[1]))
+def _weigh_key(log: Array, term: float, before: Array, kept: Array, scale: Array) -> None:
+    """The scale after a key, its features at it in the place of their logs, and what sums keep."""
+    for j in range(len(log)):
+        x = log[j] + term
+        log[j] = x
+        scale[j] = x if x > before[j] or x != x else before[j]
+    for j in range(len(log)):
+        kept[j] = _exp(before[j] - scale[j])
+    for j in range(len(log)):
+        log[j] = _exp(log[j] - scale[j])
+
+
+@_compile(void(_OUT[1], _in(1)))
+def _weigh_query(log: Array, scale: Array) -> None:
+    """Features of a query divided by the largest."""
+    largest = log[0] + scale[0]
+    for j in range(len(log)):
+        log[j] += scale[j]
+        largest = max(largest, log[j])
+    for j in range(len(log)):
+        log[j] = _exp(log[j] - largest)
+
+
+@_compile(void(_in(2), _in(1), _in(1), _in(1), _OUT[2]))
+def _move(old: Array, kept: Array, weight: Array, value: Array, new: Array) -> None:
+    """new = old times kept, and the products of weight and value."""
+    for j in range(len(kept)):
+        before, row, keep, add = old[j], new[j], kept[j], weight[j]
+        for c in range(len(value)):
+            row[c] = before[c] * keep + add * value[c]
 
 
 @_compile(
@@ -408,46 +446,31 @@ def step(
     """One key (n, d) and queries (n, g, d) for each of n sums; writes the outputs (n, g, e).
 
     The sums are those of the heads of each entry of a batch; ``first`` to ``stop`` are worked on.
-    A sum is read once and written once, and the first query reads it on the way.
     """
     old, old_total, old_scale = before
     numerator, denominator, log_scale = after
     (heads, _, width), columns = key_side[0].shape, value.shape[1]
-    weight, kept, share = np.empty(width, F), np.empty(width, F), np.empty(width, F)
-    shown = np.empty(columns, F)
+    weight, kept, shown = np.empty(width, F), np.empty(width, F), np.empty(columns, F)
     for entry in range(first, stop):
-        head, own_key = entry % heads, key[entry]
-        scale, total = log_scale[entry], denominator[entry]
+        head, scale, total = entry % heads, log_scale[entry], denominator[entry]
         if mask.size and not mask[entry]:
-            scale[:], total[:] = old_scale[entry], old_total[entry]
+            scale[:] = old_scale[entry]
             kept[:], weight[:], shown[:] = F(1.0), F(0.0), F(0.0)
         else:
-            shown[:] = value[entry]
-            _project(own_key, key_side[0][head], key_side[1][head], weight)
-            term = row_term[1] - _square_sum(own_key, row_term[0][head])
-            for j in range(width):
-                x, y = weight[j] + term, old_scale[entry, j]
-                largest = x if x > y or x != x else y
-                kept[j], weight[j], scale[j] = _exp(y - largest), _exp(x - largest), largest
-                total[j] = old_total[entry, j] * kept[j] + weight[j]
+            shown[:], weight[:] = value[entry], key_side[1][head]
+            _add_product(key[entry], key_side[0][head], weight)
+            term = row_term[1] - _square_sum(key[entry], row_term[0][head])
+            _weigh_key(weight, term, old_scale[entry], kept, scale)
+        for j in range(width):
+            total[j] = old_total[entry, j] * kept[j] + weight[j]
+        _move(old[entry], kept, weight, shown, numerator[entry])
         for group in range(query.shape[1]):
-            _project(query[entry, group], query_side[0][head], query_side[1][head], share)
-            largest, result = share[0] + scale[0], out[entry, group]
-            for j in range(width):
-                share[j] += scale[j]
-                largest = max(largest, share[j])
-            for j in range(width):
-                share[j] = _exp(share[j] - largest)
-            sums = _dot(share, total)
-            result[:] = F(0.0)
-            for j in range(width):
-                row, mine = numerator[entry, j], share[j]
-                if group == 0:
-                    past, keep, add = old[entry, j], kept[j], weight[j]
-                    for c in range(columns):
-                        row[c] = past[c] * keep + add * shown[c]
-                for c in range(columns):
-                    result[c] += mine * row[c]
+            result = out[entry, group]
+            weight[:], result[:] = query_side[1][head], F(0.0)
+            _add_product(query[entry, group], query_side[0][head], weight)
+            _weigh_query(weight, scale)
+            _add_product(weight, numerator[entry], result)
+            sums = _dot(weight, total)
             nothing = abs(sums) < _TINY
             for c in range(columns):
                 result[c] = F(0.0) if nothing else result[c] / sums

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ class Sides:
 
     query, key : frequencies (h, d, m) and bias (h, m)
     row_term : quadratic (h, d) and the constant
+
+    ``host`` makes NumPy arrays of the map's.
     """
 
-    def __init__(self, features: ExponentialMap) -> None:
+    def __init__(self, features: ExponentialMap, host: Callable[[Any], Array] = np.asarray) -> None:
+        self.host = host
         query = features.query_side
         key = features.key_side or query
         self.heads = features.heads or 1
@@ -32,10 +36,11 @@ class Sides:
             self.key = self._all(key.weight, dim, width), self._all(key.bias, width)
         self.row_term = self._all(key.quadratic, dim), features.log_constant
 
-    def _all(self, array: Array | None, *axes: int) -> Array:
+    def _all(self, given: Any, *axes: int) -> Array:
         shape = (self.heads, *axes)
-        if array is None:
+        if given is None:
             return np.zeros(shape, np.float32)
+        array = self.host(given)
         if array.ndim == len(axes):
             array = array[None]
         if array.shape != shape:

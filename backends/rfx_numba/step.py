@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from rfx.features import ExponentialMap
 from rfx.ops import Carry
 from rfx.workers import share
 from rfx_numba.loading import NO_MASK, kernels
@@ -22,7 +21,7 @@ _FEW = 1 << 18
 
 
 def step(
-    features: ExponentialMap,
+    sides: Sides,
     query: Array,
     key: Array,
     value: Array,
@@ -32,7 +31,7 @@ def step(
     threads: int,
 ) -> tuple[Array, Carry]:
     """The op `rfx.ops.bidirectional` for one query and one key, on float32 arrays."""
-    run, sides = kernels().step, Sides(features)
+    run = kernels().step
     out = np.empty((*query.shape[:-1], value.shape[-1]), np.float32)
     after = Carry(*(np.empty(a.shape, np.float32) for a in carry))
     count = math.prod(key.shape[:-2])

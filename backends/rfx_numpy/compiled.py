@@ -54,8 +54,8 @@ def step(
     chunk_size: int,
 ) -> tuple[Array, Carry]:
     """The op `rfx.ops.bidirectional` for one query and one key."""
-    threads_there = threads.available()
-    return rfx_numba.step(features, query, key, value, mask, carry, threads=threads_there)
+    args = (rfx_numba.Sides(features), query, key, value, mask, carry)
+    return rfx_numba.step(*args, threads=threads.available())
 
 
 def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array, Array]:

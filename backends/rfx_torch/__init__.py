@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from rfx_numba import defer_little
+from rfx_numba import defer_few, defer_little
 
 from rfx.attention import State
 from rfx.dispatch import FastPath
+from rfx_torch import compiled
 from rfx_torch.chi_squared import chi_squared_features, refuse_chi_squared
-from rfx_torch.compiled import attention, refuse_attention
 from rfx_torch.features import features, refuse_features
 from rfx_torch.fused import refuse
 from rfx_torch.fwht import fwht, refuse_fwht
@@ -26,6 +26,14 @@ __all__ = ["FAST_PATHS", "FeatureModule"]
 _ANY = ("cpu", "cuda")
 
 FAST_PATHS = (
+    FastPath(
+        "bidirectional",
+        "torch",
+        "torch-numba-step",
+        compiled.step,
+        ("cpu",),
+        compiled.refuse_step,
+    ),
     FastPath("bidirectional", "torch", "torch-step", step, _ANY, refuse_step),
     FastPath(
         "bidirectional",
@@ -40,6 +48,15 @@ FAST_PATHS = (
     FastPath("gated", "torch", "torch-stream", run_gated, _ANY),
     FastPath("windowed", "torch", "torch-stream", run_windowed, _ANY),
     FastPath("relative", "torch", "torch-stream", relative, _ANY),
+    FastPath(
+        "features",
+        "torch",
+        "torch-numba",
+        compiled.features,
+        ("cpu",),
+        compiled.refuse_features,
+        defer=defer_few,
+    ),
     FastPath("features", "torch", "torch-blocks", features, ("cpu",), refuse_features),
     FastPath("features", "torch", "torch-logs", chi_squared_features, ("cpu",), refuse_chi_squared),
     FastPath("features", "torch", "torch-rows", polynomial_features, ("cpu",), refuse_polynomial),
@@ -49,9 +66,9 @@ FAST_PATHS = (
             op,
             "torch",
             "torch-numba",
-            partial(attention, op == "causal"),
+            partial(compiled.attention, op == "causal"),
             ("cpu",),
-            refuse_attention,
+            compiled.refuse_attention,
             defer=defer_little,
         )
         for op in ("bidirectional", "causal")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from rfx.features import DrawnMap, ExponentialMap
-from rfx.features.forms import refuse_other
+from rfx.features.forms import TrigonometricMap, refuse_other
 from rfx.ops import Carry
+from rfx_torch.features import refuse_features as refuse_waves
 from rfx_torch.refusals import (
     refuse_compiler,
     refuse_empty,
@@ -19,8 +20,16 @@ from rfx_torch.refusals import (
     refuse_gradient,
     refuse_transforms,
 )
+from rfx_torch.step import refuse_long
 
-__all__ = ["attention", "refuse_attention"]
+__all__ = [
+    "attention",
+    "features",
+    "refuse_attention",
+    "refuse_features",
+    "refuse_step",
+    "step",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -37,13 +46,33 @@ def attention(
     chunk_size: int,
 ) -> tuple[Tensor, Carry]:
     """The op `rfx.ops.causal` or `rfx.ops.bidirectional`."""
-    held = features.with_arrays({name: _host(a) for name, a in features.arrays().items()})
-    seen = None if mask is None else _host(mask)
-    arrays = (is_causal, held, _host(query), _host(key), _host(value), seen)
+    arrays = _host_all(query, key, value, mask, carry)
+    options = {"chunk_size": chunk_size, "threads": torch.get_num_threads()}
+    return _tensors(*rfx_numba.attention(is_causal, _held(features), *arrays, **options))
+
+
+def step(
+    features: ExponentialMap,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    carry: Carry,
+    *,
+    chunk_size: int,
+) -> tuple[Tensor, Carry]:
+    """The op `rfx.ops.bidirectional` for one query and one key."""
+    arrays = _host_all(query, key, value, mask, carry)
+    sides, threads = rfx_numba.Sides(features, _host), torch.get_num_threads()
+    return _tensors(*rfx_numba.step(sides, *arrays, threads=threads))
+
+
+def features(features: TrigonometricMap, x: Tensor, *, side: str) -> tuple[Tensor, Tensor]:
+    """The op `rfx.ops.features`."""
     threads = torch.get_num_threads()
-    sums = Carry(*(_host(a) for a in carry))
-    out, after = rfx_numba.attention(*arrays, sums, chunk_size=chunk_size, threads=threads)
-    return torch.from_numpy(out), Carry(*(torch.from_numpy(a) for a in after))
+    found = rfx_numba.features(_held(features), _host(x), side=side, threads=threads)
+    log_scale, value = (torch.from_numpy(a) for a in found)
+    return log_scale, value
 
 
 def refuse_attention(
@@ -68,9 +97,36 @@ def refuse_attention(
     )
 
 
+def refuse_step(features: DrawnMap, query: Tensor, key: Tensor, *args: Any, **_: Any) -> str | None:
+    """What the step does not serve."""
+    return refuse_long(query, key) or refuse_attention(features, query, key, *args)
+
+
+def refuse_features(features: DrawnMap, x: Tensor, **_: Any) -> str | None:
+    """What `features` does not serve."""
+    return refuse_waves(features, x) or _refuse_dtype(x) or rfx_numba.refuse_missing()
+
+
 def _host(tensor: Tensor) -> Array:
     """The tensor's memory as an array."""
     return tensor.detach().numpy()
+
+
+def _held(features: Any) -> Any:
+    """The map with arrays in place of tensors."""
+    return features.with_arrays({name: _host(a) for name, a in features.arrays().items()})
+
+
+def _host_all(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, carry: Carry
+) -> tuple[Any, ...]:
+    """The arguments of an op of attention."""
+    arrays = (_host(query), _host(key), _host(value), None if mask is None else _host(mask))
+    return *arrays, Carry(*(_host(a) for a in carry))
+
+
+def _tensors(out: Array, after: Carry) -> tuple[Tensor, Carry]:
+    return torch.from_numpy(out), Carry(*(torch.from_numpy(a) for a in after))
 
 
 def _refuse_dtype(*arrays: Tensor) -> str | None:

@@ -148,7 +148,8 @@ def linear_attention(
     output = namespace(value).astype(output, value.dtype, copy=False)
     if not return_state:
         return output
-    return output, from_carry(carry, features, initial_state, key.shape[-2])
+    s = key.shape[-2]
+    return output, from_carry(carry, features, initial_state, s, mask is None and s > 0)
 
 
 def _placed(

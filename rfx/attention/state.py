@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rfx import _check
 from rfx._xp import Array, DType, full, library, namespace, truth
@@ -39,6 +39,9 @@ class State:
     log_scale: Array
     length: Array
     fingerprint: Array
+
+    _has_keys: ClassVar[bool] = False
+    """Of an instance: no log scale is -inf, as is known without a look at it."""
 
     def __repr__(self) -> str:
         shape = getattr(self.numerator, "shape", "")
@@ -94,15 +97,23 @@ def merge(first: State, second: State) -> State:
 
 def to_carry(state: State) -> Carry:
     """The state as the ops take it: finite where it is empty."""
+    if state._has_keys:
+        return Carry(state.numerator, state.denominator, state.log_scale)
     xp = namespace(state.log_scale)
     low = carries.empty_log(state.log_scale.dtype, xp)
     return Carry(state.numerator, state.denominator, xp.clip(state.log_scale, low, None))
 
 
-def from_carry(carry: Carry, features: DrawnMap, before: State | None, seen: int) -> State:
-    """The state after ``seen`` more positions."""
+def from_carry(
+    carry: Carry, features: DrawnMap, before: State | None, seen: int, has_keys: bool = False
+) -> State:
+    """The state after ``seen`` more positions; ``has_keys`` if it is known not to be empty."""
     xp = namespace(carry.numerator)
     length = full(carry.numerator, (), seen, xp.int32) if before is None else before.length + seen
+    if has_keys:
+        state = State(*carry, length, features.fingerprint)
+        object.__setattr__(state, "_has_keys", True)
+        return state
     return _record(carry, length, features.fingerprint)
 
 
