@@ -285,7 +285,9 @@ def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
     >>> phi = rfx.features.Positive(num_features=8).draw(4, seed=0, like=x)
     >>> print(rfx.explain(rfx.linear_attention, x, x, x, features=phi))
     linear_attention on numpy arrays runs op 'bidirectional' as 'portable'
+      numpy-numba-step refused: it serves one query and one key, a step of decoding
       numpy-step refused: it serves one query and one key, a step of decoding
+      numpy-numba refused: it serves aligned arrays of float32, and one is float64
       numpy-fused refused: 8 rows are too few to work head by head
       numpy-threads refused: 8 rows are too few to work head by head
     """

@@ -559,4 +559,4 @@ def test_explain_names_the_op_and_a_step_is_decoding() -> None:
     assert rfx.explain(rfx.gated_attention, q, k, v, log_gate=g, **call).op == "gated"
     one = [a[..., :1, :] for a in (q, k, v)]
     found = rfx.explain(rfx.gated_attention, *one, log_gate=g[..., :1, :], **call)
-    assert (found.op, found.implementation) == ("bidirectional", "numpy-step")
+    assert (found.op, found.implementation) == ("bidirectional", "numpy-numba-step")

@@ -6,10 +6,10 @@ from typing import Any
 
 from ._cases import DIM, HEADS, MAP, NAMES, NUM_FEATURES, QUICK, axis, draw, normal
 from ._clock import medians
-from ._libraries import Library, start
+from ._libraries import Call, Library, start
 from ._rows import Timed
 
-__all__ = ["Prompt", "Token"]
+__all__ = ["Prompt", "Token", "stepping"]
 
 PROMPT, TOKENS = (64, 4) if QUICK else (512, 64)
 
@@ -26,14 +26,7 @@ class Token(Timed):
     unit = "ratio"
 
     def prepare(self, batch: int, name: str) -> None:
-        library = start(name)
-        prompt, tokens = _inputs(library, batch, PROMPT), _inputs(library, batch, 1)
-        step = library.stepper(draw(MAP, NUM_FEATURES, prompt[0]))
-        _, state = step(*prompt, None)
-        self.calls = {
-            "token": library.finished(lambda: step(*tokens, state)),
-            "copy": library.finished(library.copy(state.numerator)),
-        }
+        self.calls = stepping(start(name), batch)
         for call in self.calls.values():
             call()
 
@@ -77,6 +70,17 @@ class Prompt(Timed):
     def seconds(self, name: str) -> dict[str, float]:
         """The median, for the page."""
         return medians({"prompt and tokens": self.run})
+
+
+def stepping(library: Library, batch: int) -> dict[str, Call]:
+    """A token after a prompt, and a copy of its state's numerator."""
+    prompt, tokens = _inputs(library, batch, PROMPT), _inputs(library, batch, 1)
+    step = library.stepper(draw(MAP, NUM_FEATURES, prompt[0]))
+    _, state = step(*prompt, None)
+    return {
+        "token": library.finished(lambda: step(*tokens, state)),
+        "copy": library.finished(library.copy(state.numerator)),
+    }
 
 
 def _inputs(library: Library, batch: int, L: int) -> list[Any]:

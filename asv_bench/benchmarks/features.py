@@ -11,10 +11,10 @@ import rfx
 
 from ._cases import NAMES, QUICK, axis
 from ._clock import medians
-from ._libraries import start
+from ._libraries import Call, start
 from ._rows import Prepared, Timed
 
-__all__ = ["CountSketch", "Matrix", "Sampler"]
+__all__ = ["CountSketch", "Matrix", "Sampler", "matrix"]
 
 ROWS, DIM, COLUMNS = (100, 64, 64) if QUICK else (20_000, 64, 1024)
 DEGREE = 3
@@ -35,37 +35,33 @@ class Matrix(Timed):
     param_names = ("map", "library")
 
     def prepare(self, kind: str, name: str) -> None:
-        library = start(name)
-        x = library.move(_points())
-        phi = MAPS[kind].draw(DIM, seed=0, like=x)
-        self.keep(library.finished(library.features(phi, x)))
+        self.keep(matrix(kind, name))
 
     def time_features(self, kind: str, name: str) -> None:
         self.run()
 
 
 class Sampler(Prepared):
-    """Time over that of RBFSampler, which computes on NumPy arrays too, called in turn."""
+    """Time over that of RBFSampler, which computes on NumPy arrays, called in turn."""
 
-    params = (axis(*SAMPLED),)
-    param_names = ("map",)
+    params = (axis(*SAMPLED), NAMES)
+    param_names = ("map", "library")
     unit = "ratio"
 
-    def prepare(self, kind: str) -> None:
+    def prepare(self, kind: str, name: str) -> None:
         module, x = _scikit_learn(), _points()
         sampler = module.RBFSampler(gamma=0.5, n_components=COLUMNS, random_state=0).fit(x)
         assert sampler.transform(x).dtype == x.dtype, "both are to compute in float32"
-        phi = SAMPLED[kind].draw(DIM, seed=0, like=x)
         self.calls = {
-            "rfx": start("numpy").features(phi, x),
+            "rfx": matrix(kind, name),
             "RBFSampler": lambda: sampler.transform(x),
         }
 
-    def track_ratio_to_sampler(self, kind: str) -> float:
-        found = self.seconds(kind)
+    def track_ratio_to_sampler(self, kind: str, name: str) -> float:
+        found = self.seconds(kind, name)
         return found["rfx"] / found["RBFSampler"]
 
-    def seconds(self, kind: str) -> dict[str, float]:
+    def seconds(self, kind: str, name: str) -> dict[str, float]:
         """Medians of both."""
         return medians(self.calls)
 
@@ -99,6 +95,13 @@ class CountSketch(Prepared):
     def seconds(self, name: str) -> dict[str, float]:
         """Medians of both."""
         return medians(self.calls)
+
+
+def matrix(kind: str, name: str) -> Call:
+    """The features of the points, on a library's arrays."""
+    library = start(name)
+    x = library.move(_points())
+    return library.finished(library.features(MAPS[kind].draw(DIM, seed=0, like=x), x))
 
 
 def _scikit_learn() -> Any:

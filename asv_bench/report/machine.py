@@ -18,7 +18,7 @@ __all__ = ["Facts", "facts", "present"]
 
 DISTRIBUTIONS = (
     "rfx-features", "numpy", "array-api-compat", "torch", "jax", "jaxlib", "cupy-cuda12x",
-    "cupy-cuda13x", "scikit-learn", "scipy",
+    "cupy-cuda13x", "numba", "scikit-learn", "scipy",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from .jobs import Found, Job
 from .sections import DIRECTIONS, Scope, Section, number, table
 
-__all__ = ["Decoding", "Errors", "FeatureMatrix", "Others"]
+__all__ = ["Compiled", "Decoding", "Errors", "FeatureMatrix", "Others"]
 
 
 class Decoding(Section):
@@ -57,7 +57,11 @@ class FeatureMatrix(Section):
 
     def jobs(self, scope: Scope) -> list[Job]:
         kinds = ("trigonometric", "positive")
-        samplers = [Job("benchmarks.features", "Sampler", "seconds", (kind,)) for kind in kinds]
+        samplers = [
+            Job("benchmarks.features", "Sampler", "seconds", (kind, name))
+            for kind in kinds
+            for name in scope.names
+        ]
         sketches = [
             Job("benchmarks.features", "CountSketch", "seconds", (name,)) for name in scope.names
         ]
@@ -69,13 +73,14 @@ class FeatureMatrix(Section):
             other = self._others[job.case]
             mine, theirs = (found.number(job, name) for name in ("rfx", other))
             ratio = number(found.ratio(job, "rfx", other))
-            rows[other].append([job.params[0], number(mine, 1e3), number(theirs, 1e3), ratio])
+            what = ", ".join(job.params)
+            rows[other].append([what, number(mine, 1e3), number(theirs, 1e3), ratio])
         points, columns = ("100", "64") if scope.quick else ("20,000", "1,024")
         sampler, sketch = rows
         return [
             f"The features of the Gaussian kernel of {points} points of dimension 64 in {columns} "
-            "columns, float32 on NumPy, beside scikit-learn's RBFSampler.",
-            *table(["map", "rfx ms", f"{sampler} ms", f"× {sampler}"], rows[sampler]),
+            "columns, float32, beside scikit-learn's RBFSampler, which computes on NumPy arrays.",
+            *table(["map, library", "rfx ms", f"{sampler} ms", f"× {sampler}"], rows[sampler]),
             "TensorSketch of degree 3, as many columns of the same points in float32, beside "
             "scikit-learn's PolynomialCountSketch, which computes on NumPy arrays in float64.",
             *table(["library", "rfx ms", f"{sketch} ms", f"× {sketch}"], rows[sketch]),
@@ -87,9 +92,38 @@ class FeatureMatrix(Section):
             other = self._others[job.case]
             ratio = found.ratio(job, "rfx", other)
             if ratio is not None and ratio > 1.0:
-                what = f"Features, {job.params[0]}"
+                what = f"Features, {', '.join(job.params)}"
                 lines.append(f"{what}: slower than {other} ({number(ratio)} times).")
         return lines
+
+
+class Compiled(Section):
+    title = "numba"
+
+    def jobs(self, scope: Scope) -> list[Job]:
+        cases = ("causal", "bidirectional", "token", "features")
+        return [
+            Job("benchmarks.compiled", "Loops", "seconds", (what, name))
+            for what in (cases[:1] if scope.quick else cases)
+            for name in ("numpy", "torch")
+            if name in scope.names
+        ]
+
+    def body(self, scope: Scope, found: Found) -> list[str]:
+        rows = [
+            [
+                ", ".join(job.params),
+                *(number(found.number(job, side), 1e3) for side in ("without", "with")),
+                number(found.ratio(job, "with", "without")),
+            ]
+            for job in self.jobs(scope)
+        ]
+        return [
+            "The rows above are measured with numba if its version is at the head of the page. "
+            "Here are calls with it and without, in turn: attention at length "
+            f"{256 if scope.quick else 4096}, one token at batch 1, and the features from above.",
+            *table(["what, library", "without ms", "with ms", "× without"], rows),
+        ]
 
 
 class Errors(Section):

@@ -9,13 +9,14 @@ from asv_bench.benchmarks._libraries import LIBRARIES
 from .attention import Backward, BFloat16, Forward, Memory
 from .jobs import Found
 from .machine import present
-from .others import Decoding, Errors, FeatureMatrix, Others
+from .others import Compiled, Decoding, Errors, FeatureMatrix, Others
 from .sections import Scope, Section
 
 __all__ = ["SECTIONS", "page"]
 
 SECTIONS: tuple[Section, ...] = (
-    Forward(), Backward(), BFloat16(), Memory(), Decoding(), FeatureMatrix(), Errors(), Others()
+    Forward(), Backward(), BFloat16(), Memory(), Decoding(), FeatureMatrix(), Compiled(), Errors(),
+    Others(),
 )  # fmt: skip
 
 SMOKE = (

@@ -198,7 +198,7 @@ def _scan(
     step = jax.checkpoint(step)
     inputs = chunk_size * sum(a.shape[-1] for a in arrays if a is not None)
     chunks = length // chunk_size
-    large = math.prod(carry.numerator.shape[-2:]) > 2 * inputs
+    large = math.prod(carry.numerator.shape[-2:]) > inputs / 4
     group = max(1, math.isqrt(chunks)) if large else 1
     outputs: list[Any] = []
     grouped = chunks // group * group

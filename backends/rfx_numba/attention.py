@@ -51,9 +51,9 @@ def attention(
             seen = NO_MASK if mask is None else mask if key.ndim == 2 else mask[index]
             if mask is not None:
                 k, v = (np.where(seen[:, None], a, np.float32(0)) for a in (k, v))
-            arrays = (np.ascontiguousarray(a) for a in (q, k, v, seen))
+            q, k, v, seen = (np.ascontiguousarray(a) for a in (q, k, v, seen))
             head = Head(features, sides, index[-1], Carry(*state), size)
-            (head.causal if is_causal else head.bidirectional)(*arrays, o)
+            (head.causal if is_causal else head.bidirectional)(q, k, v, seen, o)
 
     share(work, list(np.ndindex(*others[0].shape[:-2])), threads)
     return out, after

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from rfx_numba import defer_few, defer_little
+from rfx_numba import defer_few
 
 from rfx.attention import State
 from rfx.dispatch import FastPath
@@ -69,7 +69,7 @@ FAST_PATHS = (
             partial(compiled.attention, op == "causal"),
             ("cpu",),
             compiled.refuse_attention,
-            defer=defer_little,
+            defer=compiled.defer_attention,
         )
         for op in ("bidirectional", "causal")
     ),

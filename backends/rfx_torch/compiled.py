@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from rfx_torch.step import refuse_long
 
 __all__ = [
     "attention",
+    "defer_attention",
     "features",
     "refuse_attention",
     "refuse_features",
@@ -47,8 +50,8 @@ def attention(
 ) -> tuple[Tensor, Carry]:
     """The op `rfx.ops.causal` or `rfx.ops.bidirectional`."""
     arrays = _host_all(query, key, value, mask, carry)
-    options = {"chunk_size": chunk_size, "threads": torch.get_num_threads()}
-    return _tensors(*rfx_numba.attention(is_causal, _held(features), *arrays, **options))
+    attend = partial(rfx_numba.attention, is_causal, _held(features), *arrays)
+    return _tensors(*attend(chunk_size=chunk_size, threads=torch.get_num_threads()))
 
 
 def step(
@@ -95,6 +98,17 @@ def refuse_attention(
         or refuse_gradient(features, query, key, value, *carry)
         or rfx_numba.refuse_missing()
     )
+
+
+def defer_attention(
+    features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: Any
+) -> str | None:
+    """What others serve better: short calls, and few heads, since torch also shares out rows."""
+    heads, threads = math.prod(key.shape[:-2]), torch.get_num_threads()
+    rounds = -(-heads // threads)
+    if 4 * heads < 3 * rounds * threads:
+        return f"{heads} heads would not keep {threads} threads busy"
+    return rfx_numba.defer_little(features, query, key)
 
 
 def refuse_step(features: DrawnMap, query: Tensor, key: Tensor, *args: Any, **_: Any) -> str | None:
