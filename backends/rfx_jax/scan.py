@@ -199,17 +199,16 @@ def _scan(
     inputs = chunk_size * sum(a.shape[-1] for a in arrays if a is not None)
     chunks = length // chunk_size
     large = math.prod(carry.numerator.shape[-2:]) > inputs / 4
-    group = max(1, math.isqrt(chunks)) if large else 1
+    group = _group(chunks) if large else 1
     outputs: list[Any] = []
     grouped = chunks // group * group
     for start, stop, size in ((0, grouped, group), (grouped, chunks, 1)):
         if start < stop:
             rows = slice(start * chunk_size, stop * chunk_size)
-            parts = tuple(
-                None if a is None else _split(a[..., rows, :], chunk_size) for a in arrays
-            )
+            counts = (chunk_size,) if size == 1 else (size, chunk_size)
+            parts = tuple(None if a is None else _split(a[..., rows, :], *counts) for a in arrays)
             carry, out = _scan_groups(step, carry, parts, size)
-            outputs.append(None if out is None else _join(out))
+            outputs.append(None if out is None else _join(out, len(counts)))
     if chunks * chunk_size < length:
         rest = slice(chunks * chunk_size, length)
         carry, out = step(carry, tuple(None if a is None else a[..., rest, :] for a in arrays))
@@ -217,30 +216,37 @@ def _scan(
     return carry, _concatenated(outputs)
 
 
+def _group(chunks: int) -> int:
+    """About the root of the number of chunks, and a divisor of it, if there is one near."""
+    root = max(1, math.isqrt(chunks))
+    return next((n for n in range(root, root // 2, -1) if chunks % n == 0), root)
+
+
 def _scan_groups(step: Step, carry: Carry, chunks: Any, group: int) -> tuple[Carry, Any]:
     if group == 1:
         return lax.scan(step, carry, chunks)
-    grouped = jax.tree.map(lambda a: a.reshape(len(a) // group, group, *a.shape[1:]), chunks)
 
     @jax.checkpoint
     def outer(carry: Carry, part: Any) -> tuple[Carry, Any]:
         return lax.scan(step, carry, part)
 
-    carry, out = lax.scan(outer, carry, grouped)
-    return carry, jax.tree.map(lambda a: a.reshape(a.shape[0] * group, *a.shape[2:]), out)
+    return lax.scan(outer, carry, chunks)
 
 
-def _split(array: Array, size: int) -> Array:
-    """(..., n size, d) -> (n, ..., size, d)."""
-    split = array.reshape(*array.shape[:-2], array.shape[-2] // size, size, array.shape[-1])
-    return jnp.moveaxis(split, -3, 0)
+def _split(array: Array, *sizes: int) -> Array:
+    """(..., n size, d) -> (n, ..., size, d); of two sizes the first is of a group of chunks."""
+    *batch, length, columns = array.shape
+    split = array.reshape(*batch, length // math.prod(sizes), *sizes, columns)
+    axes = range(len(batch), len(batch) + len(sizes))
+    return jnp.moveaxis(split, axes, range(len(sizes)))
 
 
-def _join(chunks: Array) -> Array:
-    """(n, ..., size, e) -> (..., n size, e)."""
-    joined = jnp.moveaxis(chunks, 0, -3)
-    *batch, count, size, columns = joined.shape
-    return joined.reshape(*batch, count * size, columns)
+def _join(chunks: Array, axes: int = 1) -> Array:
+    """What `_split` with as many sizes has split."""
+    *_, size, columns = chunks.shape
+    batch = chunks.shape[axes:-2]
+    joined = jnp.moveaxis(chunks, range(axes), range(len(batch), len(batch) + axes))
+    return joined.reshape(*batch, math.prod(chunks.shape[:axes]) * size, columns)
 
 
 def _branch(flag: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
