@@ -30,6 +30,8 @@ class Loops(Prepared):
     def prepare(self, what: str, name: str) -> None:
         if find_spec("numba") is None:
             raise NotImplementedError("numba is not installed")
+        if (what, name) == ("bidirectional", "torch"):
+            raise NotImplementedError("no loop of numba serves it")
         call = self._call(what, name)
         self.calls = {"with": call, "without": _by(f"{name}-{WITHOUT[what]}", call)}
         for each in self.calls.values():

@@ -106,7 +106,7 @@ class Compiled(Section):
             Job("benchmarks.compiled", "Loops", "seconds", (what, name))
             for what in (cases[:1] if scope.quick else cases)
             for name in ("numpy", "torch")
-            if name in scope.names
+            if name in scope.names and (what, name) != ("bidirectional", "torch")
         ]
 
     def body(self, scope: Scope, found: Found) -> list[str]:

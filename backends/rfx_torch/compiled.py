@@ -1,4 +1,8 @@
-"""The loops of `rfx_numba` on tensors in the host's memory, which NumPy arrays share."""
+"""The loops of `rfx_numba` on tensors in the host's memory, which NumPy arrays share.
+
+Bidirectional attention is not among them: torch's own threads, which wait in a loop after each call
+of torch, take from these what they gain.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +29,10 @@ from rfx_torch.refusals import (
 from rfx_torch.step import refuse_long
 
 __all__ = [
-    "attention",
-    "defer_attention",
+    "causal",
+    "defer_causal",
     "features",
-    "refuse_attention",
+    "refuse_causal",
     "refuse_features",
     "refuse_step",
     "step",
@@ -37,8 +41,7 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 
-def attention(
-    is_causal: bool,
+def causal(
     features: ExponentialMap,
     query: Tensor,
     key: Tensor,
@@ -48,9 +51,9 @@ def attention(
     *,
     chunk_size: int,
 ) -> tuple[Tensor, Carry]:
-    """The op `rfx.ops.causal` or `rfx.ops.bidirectional`."""
+    """The op `rfx.ops.causal`."""
     arrays = _host_all(query, key, value, mask, carry)
-    attend = partial(rfx_numba.attention, is_causal, _held(features), *arrays)
+    attend = partial(rfx_numba.attention, True, _held(features), *arrays)
     return _tensors(*attend(chunk_size=chunk_size, threads=torch.get_num_threads()))
 
 
@@ -78,7 +81,7 @@ def features(features: TrigonometricMap, x: Tensor, *, side: str) -> tuple[Tenso
     return log_scale, value
 
 
-def refuse_attention(
+def refuse_causal(
     features: DrawnMap,
     query: Tensor,
     key: Tensor,
@@ -87,7 +90,7 @@ def refuse_attention(
     carry: Carry,
     **_: Any,
 ) -> str | None:
-    """What the path does not serve."""
+    """What `causal` does not serve."""
     return (
         refuse_other(features, ExponentialMap)
         or refuse_empty(query, key, value)
@@ -100,9 +103,7 @@ def refuse_attention(
     )
 
 
-def defer_attention(
-    features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: Any
-) -> str | None:
+def defer_causal(features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: Any) -> str | None:
     """What others serve better: short calls, and few heads, since torch also shares out rows."""
     heads, threads = math.prod(key.shape[:-2]), torch.get_num_threads()
     rounds = -(-heads // threads)
@@ -113,7 +114,7 @@ def defer_attention(
 
 def refuse_step(features: DrawnMap, query: Tensor, key: Tensor, *args: Any, **_: Any) -> str | None:
     """What the step does not serve."""
-    return refuse_long(query, key) or refuse_attention(features, query, key, *args)
+    return refuse_long(query, key) or refuse_causal(features, query, key, *args)
 
 
 def refuse_features(features: DrawnMap, x: Tensor, **_: Any) -> str | None:
