@@ -1,0 +1,237 @@
+"""The loops that numba compiles: when they run, and what differs from the other paths."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import rfx
+from rfx import ops, reference
+from rfx._xp import to_numpy
+from rfx.testing import EPS, ArrayLibrary, assert_agrees
+
+pytest.importorskip("numba")
+torch = pytest.importorskip("torch")
+
+CAUSAL = pytest.mark.parametrize("is_causal", [False, True])
+PATHS = pytest.mark.parametrize(
+    ("path", "is_causal"), [("numpy-numba", False), ("numpy-numba", True), ("torch-numba", True)]
+)
+
+
+def problem(path: str, shape: tuple[int, ...] = (2, 100, 8), m: int = 24):
+    library = path.partition("-")[0]
+    convert = ArrayLibrary(library, library).convert
+    arrays = [convert(a, "float32") for a in np.random.default_rng(0).standard_normal((3, *shape))]
+    phi = rfx.features.Positive(num_features=m).draw(shape[-1], seed=1, like=arrays[0])
+    return arrays, phi
+
+
+def chosen(arrays, phi, **call) -> tuple[str, tuple[str, ...]]:
+    found = rfx.explain(rfx.linear_attention, *arrays, features=phi, **call)
+    return found.implementation, found.reasons
+
+
+@PATHS
+def test_long_calls_run_compiled_and_short_ones_do_not(path: str, is_causal: bool) -> None:
+    long, phi = problem(path, (8, 512, 64), 256)
+    assert chosen(long, phi, is_causal=is_causal)[0] == path
+    name, reasons = chosen([a[:, :200] for a in long], phi, is_causal=is_causal)
+    assert name == path.replace("numba", "fused")
+    assert f"{path} refused: the call is too short to load numba for" in reasons
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_token_runs_compiled(library: str) -> None:
+    arrays, phi = problem(library, (2, 1, 8))
+    assert chosen(arrays, phi)[0] == f"{library}-numba-step"
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_without_numba_another_path_runs_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setattr("rfx_numba.refusals.is_installed", lambda: False)
+    for shape in ((8, 512, 64), (8, 1, 64)):
+        arrays, phi = problem(library, shape, 256)
+        name, reasons = chosen(arrays, phi, is_causal=True)
+        assert "numba" not in name
+        assert any("numba or SciPy is not installed" in reason for reason in reasons)
+    with pytest.raises(ValueError, match=r"rfx-features\[numba\]"):
+        rfx.linear_attention(*arrays, features=phi, implementation=f"{library}-numba-step")
+
+
+def test_importing_rfx_and_drawing_a_map_import_no_numba() -> None:
+    code = """
+import sys, numpy as np, rfx
+x = np.zeros((2, 40, 8), np.float32)
+phi = rfx.features.Positive(num_features=16).draw(8, seed=0, like=x)
+rfx.linear_attention(x, x, x, features=phi)
+print("numba" in sys.modules, "scipy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_torch_keeps_calls_with_few_heads() -> None:
+    arrays, phi = problem("torch", (1, 4096, 64), 256)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        name, reasons = chosen(arrays, phi, is_causal=True)
+        assert name == "torch-fused"
+        assert "torch-numba refused: 1 heads would not keep 2 threads busy" in reasons
+        torch.set_num_threads(1)
+        assert chosen(arrays, phi, is_causal=True)[0] == "torch-numba"
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("change", ["float64", "gradient", "float16 values"])
+def test_what_it_does_not_serve_is_refused(change: str) -> None:
+    (q, k, v), phi = problem("torch")
+    if change == "float64":
+        q, k, v = q.double(), k.double(), v.double()
+        phi, why = phi.to_like(q), "float32, and an array is torch.float64"
+    elif change == "gradient":
+        k, why = k.requires_grad_(), "it has no gradient"
+    else:
+        v, why = v.half(), "float32, and an array is torch.float16"
+    call = {"features": phi, "is_causal": True, "implementation": "torch-numba"}
+    with pytest.raises(ValueError, match=why):
+        rfx.linear_attention(q, k, v, **call)
+    with torch.no_grad():
+        if change == "gradient":
+            assert not rfx.linear_attention(q, k, v, **call).requires_grad
+
+
+@PATHS
+def test_the_number_of_threads_changes_nothing(path: str, is_causal: bool) -> None:
+    arrays, phi = problem(path, (5, 300, 16), 40)
+    call = {"features": phi, "is_causal": is_causal, "implementation": path}
+    found = []
+    for threads in (1, 2, 3):
+        with rfx.options(threads=threads):
+            found.append(to_numpy(rfx.linear_attention(*arrays, **call)))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+@CAUSAL
+def test_arrays_of_any_layout(is_causal: bool) -> None:
+    (q, k, v), phi = problem("numpy")
+    call = {"features": phi, "is_causal": is_causal, "implementation": "numpy-numba"}
+    want = rfx.linear_attention(q, k, v, **call)
+    spread = np.zeros((2, 200, 16), np.float32)[:, ::2, ::2]
+    spread[...] = q
+    fixed = k.swapaxes(0, 1).copy().swapaxes(0, 1)
+    fixed.flags.writeable = False
+    np.testing.assert_array_equal(rfx.linear_attention(spread, fixed, v, **call), want)
+    shared = np.broadcast_to(v[:1], v.shape)
+    alone = rfx.linear_attention(q, k, shared.copy(), **call)
+    np.testing.assert_array_equal(rfx.linear_attention(q, k, shared, **call), alone)
+    crooked = np.frombuffer(b"\0" + q.tobytes(), np.float32, offset=1).reshape(q.shape)
+    with pytest.raises(ValueError, match="aligned"):
+        rfx.linear_attention(crooked, k, v, **call)
+
+
+@PATHS
+@pytest.mark.parametrize("place", ["query", "key", "value", "masked"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_where_it_would(
+    path: str, is_causal: bool, place: str, bad: float
+) -> None:
+    library = path.partition("-")[0]
+    arrays, phi = problem("numpy")
+    arrays = [a.copy() for a in arrays]
+    arrays[{"query": 0, "key": 1, "value": 2, "masked": 1}[place]][1, 60, 3] = bad
+    mask = None
+    if place == "masked":
+        arrays[2][1, 60] = bad
+        mask = np.arange(100) != 60
+    convert = ArrayLibrary(library, library).convert
+    q, k, v = (convert(a) for a in arrays)
+    call = {"features": phi.to_like(q), "is_causal": is_causal, "chunk_size": 32}
+    call["mask"] = None if mask is None else convert(mask, "bool")
+    with np.errstate(all="ignore"):
+        want = to_numpy(rfx.linear_attention(q, k, v, implementation="portable", **call))
+        got = to_numpy(rfx.linear_attention(q, k, v, implementation=path, **call))
+    if place == "masked":
+        assert np.isfinite(got).all()
+    else:
+        assert not np.isfinite(got[1, 60]).all()
+    # In bad keys the paths agree on which rows are touched at all, chunk by chunk.
+    np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+    both = np.isfinite(want)
+    np.testing.assert_allclose(got[both], want[both], rtol=1e-4, atol=1e-5)
+
+
+def test_exp_is_right_to_the_last_places() -> None:
+    kernels = importlib.import_module("rfx_numba.kernels")
+    x = -np.geomspace(1e-8, 200.0, 50_000).astype(np.float32)
+    log, scale = x[None].copy(), np.zeros(len(x), np.float32)
+    total = np.empty_like(scale)
+    kernels._weigh_keys(log, np.empty(0, np.bool_), scale, total)
+    want = np.exp(x.astype(np.float64))
+    normal = x >= -87.0
+    assert (np.abs(log[0] - want)[normal] <= 2 * EPS["float32"] * want[normal]).all()
+    assert (log[0][~normal] == 0.0).all()
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("size", [1.0, 300.0, 1e5])
+def test_waves_of_small_and_of_large_angles(library: str, paired: bool, size: float) -> None:
+    """Large ones leave the polynomials' range; an angle is right to eps times its size anyway."""
+    convert = ArrayLibrary(library, library).convert
+    x = convert(size * np.random.default_rng(2).standard_normal((3, 171, 5)), "float32")
+    spec = rfx.features.Trigonometric(34, kernel=rfx.kernels.Gaussian(), offset=not paired)
+    phi = spec.draw(5, seed=3, like=x)
+    with rfx.options(implementation=f"{library}-numba"):
+        assert ops.features.choose(phi, x, side="query")[1][0] == f"{library}-numba"
+        found = to_numpy(phi.query(x).exp())
+    log, value = reference.features(phi, x, "query")
+    weight = np.abs(to_numpy(phi.query_side.weight))
+    angle = np.abs(to_numpy(x)).astype(np.float64) @ weight + 2 * np.pi
+    angle = np.concatenate([angle] * (34 // angle.shape[-1]), axis=-1)
+    assert found.shape == value.shape
+    assert (np.abs(found - np.exp(log) * value) <= EPS["float32"] * (8 + 4 * angle)).all()
+
+
+def test_features_of_many_points_run_compiled() -> None:
+    x = np.zeros((5000, 5), np.float32)
+    phi = rfx.features.Trigonometric(1024, kernel=rfx.kernels.Gaussian()).draw(5, seed=0, like=x)
+    assert ops.features.choose(phi, x, side="query")[1][0] == "numpy-numba"
+    few = ops.features.choose(phi, x[:1000], side="query")[1][0]
+    assert few == "numpy-blocks"
+
+
+def test_without_a_folder_for_a_cache_each_process_compiles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numba, caching = (importlib.import_module(n) for n in ("numba", "numba.core.caching"))
+    kernels = importlib.import_module("rfx_numba.kernels")
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+
+    def double(x):
+        x *= 2
+
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(numba.void(numba.float32[::1]), cache=True)(double)
+    x = np.ones(3, np.float32)
+    kernels._compile(numba.void(numba.float32[::1]))(double)(x)
+    np.testing.assert_array_equal(x, 2.0)
+
+
+@CAUSAL
+def test_a_value_of_one_column_and_a_map_of_one_feature(is_causal: bool) -> None:
+    (q, k, v), phi = problem("numpy", m=1)
+    call = {"features": phi, "is_causal": is_causal}
+    out = rfx.linear_attention(q, k, v[..., :1], implementation="numpy-numba", **call)
+    want = reference.linear_attention(q, k, v[..., :1], **call)
+    scale = reference.log_size(q, k, features=phi)
+    assert_agrees(out, want, scale=scale, size=float(np.abs(v).max()))
