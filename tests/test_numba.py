@@ -156,10 +156,14 @@ def test_what_is_not_finite_stays_where_it_would(
     convert = ArrayLibrary(library, library).convert
     q, k, v = (convert(a) for a in arrays)
     call = {"features": phi.to_like(q), "is_causal": is_causal, "chunk_size": 32}
-    call["mask"] = None if mask is None else convert(mask, "bool")
+    call |= {"mask": None if mask is None else convert(mask, "bool"), "return_state": True}
     with np.errstate(all="ignore"):
-        want = to_numpy(rfx.linear_attention(q, k, v, implementation="portable", **call))
-        got = to_numpy(rfx.linear_attention(q, k, v, implementation=path, **call))
+        want, wanted = rfx.linear_attention(q, k, v, implementation="portable", **call)
+        got, state = rfx.linear_attention(q, k, v, implementation=path, **call)
+    want, got = to_numpy(want), to_numpy(got)
+    for name in ("numerator", "denominator", "log_scale"):
+        finite = [np.isfinite(to_numpy(getattr(s, name))) for s in (state, wanted)]
+        np.testing.assert_array_equal(*finite, err_msg=name)
     if place == "masked":
         assert np.isfinite(got).all()
     else:
@@ -184,7 +188,7 @@ def test_exp_is_right_to_the_last_places() -> None:
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize("paired", [True, False])
-@pytest.mark.parametrize("size", [1.0, 300.0, 1e5])
+@pytest.mark.parametrize("size", [1.0, 300.0, 1e5, 1e9])
 def test_waves_of_small_and_of_large_angles(library: str, paired: bool, size: float) -> None:
     """Large ones leave the polynomials' range; an angle is right to eps times its size anyway."""
     convert = ArrayLibrary(library, library).convert
@@ -199,6 +203,7 @@ def test_waves_of_small_and_of_large_angles(library: str, paired: bool, size: fl
     angle = np.abs(to_numpy(x)).astype(np.float64) @ weight + 2 * np.pi
     angle = np.concatenate([angle] * (34 // angle.shape[-1]), axis=-1)
     assert found.shape == value.shape
+    assert np.abs(found).max() <= (1 + EPS["float32"]) * np.exp(log).max() * np.abs(value).max()
     assert (np.abs(found - np.exp(log) * value) <= EPS["float32"] * (8 + 4 * angle)).all()
 
 
@@ -235,3 +240,18 @@ def test_a_value_of_one_column_and_a_map_of_one_feature(is_causal: bool) -> None
     want = reference.linear_attention(q, k, v[..., :1], **call)
     scale = reference.log_size(q, k, features=phi)
     assert_agrees(out, want, scale=scale, size=float(np.abs(v).max()))
+
+
+def test_padding_on_the_left_stays_in_the_compiled_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def portable(*_):
+        raise AssertionError("a chunk was left to the portable code")
+
+    head = importlib.import_module("rfx_numba.attention").Head
+    monkeypatch.setattr(head, "_step", portable)
+    arrays, phi = problem("numpy")
+    call = {"features": phi, "is_causal": True, "implementation": "numpy-numba", "chunk_size": 32}
+    for padding in (0, 7, 50):
+        rfx.linear_attention(*arrays, mask=np.arange(100) >= padding, **call)
+    arrays[1] = arrays[1] * np.geomspace(1e3, 1.0, 100, dtype=np.float32)[:, None]
+    with pytest.raises(AssertionError, match="left to the portable"):
+        rfx.linear_attention(*arrays, **call)

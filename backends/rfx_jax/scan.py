@@ -205,10 +205,9 @@ def _scan(
     for start, stop, size in ((0, grouped, group), (grouped, chunks, 1)):
         if start < stop:
             rows = slice(start * chunk_size, stop * chunk_size)
-            counts = (chunk_size,) if size == 1 else (size, chunk_size)
-            parts = tuple(None if a is None else _split(a[..., rows, :], *counts) for a in arrays)
-            carry, out = _scan_groups(step, carry, parts, size)
-            outputs.append(None if out is None else _join(out, len(counts)))
+            part = tuple(None if a is None else a[..., rows, :] for a in arrays)
+            carry, out = _scan_groups(step, carry, part, chunk_size, size)
+            outputs.append(out)
     if chunks * chunk_size < length:
         rest = slice(chunks * chunk_size, length)
         carry, out = step(carry, tuple(None if a is None else a[..., rest, :] for a in arrays))
@@ -222,31 +221,29 @@ def _group(chunks: int) -> int:
     return next((n for n in range(root, root // 2, -1) if chunks % n == 0), root)
 
 
-def _scan_groups(step: Step, carry: Carry, chunks: Any, group: int) -> tuple[Carry, Any]:
-    if group == 1:
-        return lax.scan(step, carry, chunks)
-
-    @jax.checkpoint
-    def outer(carry: Carry, part: Any) -> tuple[Carry, Any]:
-        return lax.scan(step, carry, part)
-
-    return lax.scan(outer, carry, chunks)
-
-
-def _split(array: Array, *sizes: int) -> Array:
-    """(..., n size, d) -> (n, ..., size, d); of two sizes the first is of a group of chunks."""
-    *batch, length, columns = array.shape
-    split = array.reshape(*batch, length // math.prod(sizes), *sizes, columns)
-    axes = range(len(batch), len(batch) + len(sizes))
-    return jnp.moveaxis(split, axes, range(len(sizes)))
+def _scan_groups(
+    step: Step, carry: Carry, arrays: Sequence[Array | None], chunk_size: int, group: int
+) -> tuple[Carry, Array | None]:
+    """Chunks in groups, each of which is a checkpoint too."""
+    if group > 1:
+        inner = partial(_scan_groups, step, chunk_size=chunk_size, group=1)
+        step, chunk_size = jax.checkpoint(inner), chunk_size * group
+    chunks = tuple(None if a is None else _split(a, chunk_size) for a in arrays)
+    carry, out = lax.scan(step, carry, chunks)
+    return carry, None if out is None else _join(out)
 
 
-def _join(chunks: Array, axes: int = 1) -> Array:
-    """What `_split` with as many sizes has split."""
-    *_, size, columns = chunks.shape
-    batch = chunks.shape[axes:-2]
-    joined = jnp.moveaxis(chunks, range(axes), range(len(batch), len(batch) + axes))
-    return joined.reshape(*batch, math.prod(chunks.shape[:axes]) * size, columns)
+def _split(array: Array, size: int) -> Array:
+    """(..., n size, d) -> (n, ..., size, d)."""
+    split = array.reshape(*array.shape[:-2], array.shape[-2] // size, size, array.shape[-1])
+    return jnp.moveaxis(split, -3, 0)
+
+
+def _join(chunks: Array) -> Array:
+    """(n, ..., size, e) -> (..., n size, e)."""
+    joined = jnp.moveaxis(chunks, 0, -3)
+    *batch, count, size, columns = joined.shape
+    return joined.reshape(*batch, count * size, columns)
 
 
 def _branch(flag: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:

@@ -75,11 +75,10 @@ def _compile(signature: Any, fastmath: Any = frozenset({"contract"})) -> Callabl
 @njit(inline="always", fastmath={"contract"})
 def _exp(x: Any) -> Any:
     """exp(x) for x up to 88, to 1e-7: 2^n times a polynomial, and 0 below the normal numbers."""
-    y = F(-87.0) if x < F(-87.0) else x  # NaN stays
     # Adding 1.5 · 2^23 rounds to a whole number, and leaves it in the last bits.
-    shifted = y * F(1.44269504) + F(12582912.0)
+    shifted = x * F(1.44269504) + F(12582912.0)
     n = shifted - F(12582912.0)
-    r = (y - n * F(0.693359375)) + n * F(2.12194440e-4)
+    r = (x - n * F(0.693359375)) + n * F(2.12194440e-4)
     p = F(1.9875691500e-4) * r + F(1.3981999507e-3)
     p = p * r + F(8.3334519073e-3)
     p = p * r + F(4.1665795894e-2)
