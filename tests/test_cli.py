@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,21 @@ def test_info_lists_what_the_library_reports(capsys):
     for library in rfx.libraries():
         line = next(line for line in lines if line.startswith(library.name))
         assert ("not installed" in line) == (library.version is None)
-        assert all(path.name in line for path in library.fast_paths)
+        for path in library.fast_paths:
+            mine = [row for row in lines if row.strip().startswith(f"{path.name}: ")]
+            assert any(path.op in row and path.devices[0] in row for row in mine)
+
+
+def test_info_says_whether_numba_is_there(capsys, monkeypatch):
+    assert main(["info"]) == 0
+    assert f"numba   {version('numba')}; compiles" in capsys.readouterr().out
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("rfx.cli.info.version", missing)
+    assert main(["info"]) == 0
+    assert "numba   not installed; NumPy and torch do without" in capsys.readouterr().out
 
 
 def test_info_is_not_spoilt_by_warnings_of_the_libraries():

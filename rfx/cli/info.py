@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import warnings
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import rfx
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
         found = rfx.libraries()
     for library in found:
         print(f"{library.name:<7} {_describe(library)}")
+    print(f"numba   {_numba()}")
 
 
 def _describe(library: Library) -> str:
@@ -37,7 +39,19 @@ def _describe(library: Library) -> str:
     if library.problem is not None:
         return f"{library.version}, cannot be used: {library.problem}"
     devices = ", ".join(library.devices) or "not known"
-    paths = ", ".join(
-        f"{path.name} ({path.op} on {' and '.join(path.devices)})" for path in library.fast_paths
-    )
-    return f"{library.version}; devices: {devices}; fast paths: {paths or 'none'}"
+    lines = [f"{library.version}; devices: {devices}; fast paths:"]
+    ops: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for path in library.fast_paths:
+        ops.setdefault((path.name, path.devices), []).append(path.op)
+    lines += [
+        f"{name}: {', '.join(names)}; on {', '.join(kinds)}" for (name, kinds), names in ops.items()
+    ]
+    return "\n          ".join(lines if ops else [f"{lines[0]} none"])
+
+
+def _numba() -> str:
+    try:
+        found = version("numba")
+    except PackageNotFoundError:
+        return "not installed; NumPy and torch do without the paths that it compiles"
+    return f"{found}; compiles the paths that are named after it"
