@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,34 +29,16 @@ Array = np.ndarray[Any, Any]
 
 
 def attention(
-    is_causal: bool,
-    features: ExponentialMap,
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array | None,
-    carry: Carry,
-    *,
-    chunk_size: int,
+    is_causal: bool, features: ExponentialMap, *arrays: Any, chunk_size: int
 ) -> tuple[Array, Carry]:
     """The op `rfx.ops.causal` or `rfx.ops.bidirectional`."""
-    args = (is_causal, features, query, key, value, mask, carry)
-    return rfx_numba.attention(*args, chunk_size=chunk_size, threads=threads.available())
+    attend = partial(rfx_numba.attention, is_causal, features, *arrays)
+    return attend(chunk_size=chunk_size, threads=threads.available())
 
 
-def step(
-    features: ExponentialMap,
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array | None,
-    carry: Carry,
-    *,
-    chunk_size: int,
-) -> tuple[Array, Carry]:
+def step(features: ExponentialMap, *arrays: Any, chunk_size: int) -> tuple[Array, Carry]:
     """The op `rfx.ops.bidirectional` for one query and one key."""
-    args = (rfx_numba.Sides(features), query, key, value, mask, carry)
-    return rfx_numba.step(*args, threads=threads.available())
+    return rfx_numba.step(rfx_numba.Sides(features), *arrays, threads=threads.available())
 
 
 def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array, Array]:

@@ -41,36 +41,16 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 
-def causal(
-    features: ExponentialMap,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    carry: Carry,
-    *,
-    chunk_size: int,
-) -> tuple[Tensor, Carry]:
+def causal(features: ExponentialMap, *arrays: Any, chunk_size: int) -> tuple[Tensor, Carry]:
     """The op `rfx.ops.causal`."""
-    arrays = _host_all(query, key, value, mask, carry)
-    attend = partial(rfx_numba.attention, True, _held(features), *arrays)
+    attend = partial(rfx_numba.attention, True, _held(features), *_all_host(*arrays))
     return _tensors(*attend(chunk_size=chunk_size, threads=torch.get_num_threads()))
 
 
-def step(
-    features: ExponentialMap,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    carry: Carry,
-    *,
-    chunk_size: int,
-) -> tuple[Tensor, Carry]:
+def step(features: ExponentialMap, *arrays: Any, chunk_size: int) -> tuple[Tensor, Carry]:
     """The op `rfx.ops.bidirectional` for one query and one key."""
-    arrays = _host_all(query, key, value, mask, carry)
     sides, threads = rfx_numba.Sides(features, _host), torch.get_num_threads()
-    return _tensors(*rfx_numba.step(sides, *arrays, threads=threads))
+    return _tensors(*rfx_numba.step(sides, *_all_host(*arrays), threads=threads))
 
 
 def features(features: TrigonometricMap, x: Tensor, *, side: str) -> tuple[Tensor, Tensor]:
@@ -132,12 +112,11 @@ def _held(features: Any) -> Any:
     return features.with_arrays({name: _host(a) for name, a in features.arrays().items()})
 
 
-def _host_all(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, carry: Carry
-) -> tuple[Any, ...]:
-    """The arguments of an op of attention."""
-    arrays = (_host(query), _host(key), _host(value), None if mask is None else _host(mask))
-    return *arrays, Carry(*(_host(a) for a in carry))
+def _all_host(*arrays: Any) -> list[Any]:
+    """Query, key, value, mask and carry."""
+    *tensors, carry = arrays
+    seen = [None if a is None else _host(a) for a in tensors]
+    return [*seen, Carry(*(_host(a) for a in carry))]
 
 
 def _tensors(out: Array, after: Carry) -> tuple[Tensor, Carry]:
