@@ -287,7 +287,7 @@ def explain(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
     linear_attention on numpy arrays runs op 'bidirectional' as 'portable'
       numpy-numba-step refused: it serves one query and one key, a step of decoding
       numpy-step refused: it serves one query and one key, a step of decoding
-      numpy-numba refused: it serves aligned arrays of float32, and one is float64
+      numpy-numba refused: it serves float32, and an array is float64
       numpy-fused refused: 8 rows are too few to work head by head
       numpy-threads refused: 8 rows are too few to work head by head
     """

@@ -16,12 +16,12 @@ __all__ = ["blas_limit", "blas_threads", "find_blas_again"]
 
 
 class _Blas:
-    """The limits that are asked for now, and BLAS's own number from before them."""
+    """The limits that are asked for now, and each library's own number from before them."""
 
     def __init__(self) -> None:
         self.lock = Lock()
         self.limits: list[int] = []
-        self.before = 1
+        self.own: dict[str, int] = {}
         self.controllers: list[Any] | None = None
 
     def find(self) -> list[Any]:
@@ -34,32 +34,36 @@ class _Blas:
 
     def get(self) -> int:
         """BLAS's own number, whatever limits hold; at least 1."""
-        if self.limits:
-            return self.before
-        return max((library.num_threads for library in self.find()), default=1)
+        own = self.own if self.limits else self.read()
+        return max(own.values(), default=1)
+
+    def read(self) -> dict[str, int]:
+        """The numbers that the libraries have now."""
+        return {library.filepath: library.num_threads for library in self.find()}
 
     def apply(self) -> None:
         """Set what the limits, or their end, demand."""
         for library in self.find():
+            number = min(self.limits, default=self.own[library.filepath])
             # Seen in threadpoolctl 3.8.0: only the thread that set a number first may set another.
             release = getattr(library, "clear_controlling_thread", lambda force: None)
             release(force=True)
-            library.set_num_threads(min(self.limits, default=self.before))
+            library.set_num_threads(number)
             release(force=True)
 
     def find_again(self) -> None:
-        """Look for libraries that were loaded since, and hold them to the limits there are."""
+        """Look for libraries that were loaded since; they get the number of those from before."""
         with self.lock:
-            before = self.get()
+            number = self.get()
+            known = self.own if self.limits else self.read()
             self.controllers = None
-            if self.limits:
-                self.before = before
-                self.apply()
+            self.own = {name: known.get(name, number) for name in self.read()}
+            self.apply()
 
     def enter(self, threads: int) -> None:
         with self.lock:
             if not self.limits:
-                self.before = self.get()
+                self.own = self.read()
             self.limits.append(threads)
             self.apply()
 
@@ -86,7 +90,10 @@ def blas_threads() -> int:
 
 
 def find_blas_again() -> None:
-    """To be called after a library was loaded that brings a BLAS of its own."""
+    """To be called after a library was loaded that brings a BLAS of its own.
+
+    `blas_threads`, or a limit, must have come before it.
+    """
     _blas.find_again()
 
 

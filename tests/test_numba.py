@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import os
 import subprocess
 import sys
 
@@ -84,7 +86,7 @@ def test_torch_keeps_calls_with_few_heads() -> None:
         torch.set_num_threads(2)
         name, reasons = chosen(arrays, phi, is_causal=True)
         assert name == "torch-fused"
-        assert "torch-numba refused: 1 heads would not keep 2 threads busy" in reasons
+        assert "torch-numba refused: there are too few heads (1) to keep 2 threads busy" in reasons
         torch.set_num_threads(1)
         assert chosen(arrays, phi, is_causal=True)[0] == "torch-numba"
     finally:
@@ -135,8 +137,10 @@ def test_arrays_of_any_layout(is_causal: bool) -> None:
     alone = rfx.linear_attention(q, k, shared.copy(), **call)
     np.testing.assert_array_equal(rfx.linear_attention(q, k, shared, **call), alone)
     crooked = np.frombuffer(b"\0" + q.tobytes(), np.float32, offset=1).reshape(q.shape)
-    with pytest.raises(ValueError, match="aligned"):
-        rfx.linear_attention(crooked, k, v, **call)
+    np.testing.assert_array_equal(rfx.linear_attention(crooked, k, v, **call), want)
+    swapped = {n: a.astype(a.dtype.newbyteorder()) for n, a in phi.arrays().items()}
+    call["features"] = phi.with_arrays(swapped)
+    np.testing.assert_array_equal(rfx.linear_attention(q, k, v, **call), want)
 
 
 @PATHS
@@ -255,3 +259,136 @@ def test_padding_on_the_left_stays_in_the_compiled_loop(monkeypatch: pytest.Monk
     arrays[1] = arrays[1] * np.geomspace(1e3, 1.0, 100, dtype=np.float32)[:, None]
     with pytest.raises(AssertionError, match="left to the portable"):
         rfx.linear_attention(*arrays, **call)
+
+
+class Labelled(torch.Tensor):
+    """A tensor of a class of its own."""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_tracers_and_subclasses_of_tensors_are_left_to_torch() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    (x, y, _), phi = problem("torch", (2, 1, 8))
+
+    def attend(x):
+        return rfx.linear_attention(x, x, x, features=phi)
+
+    want = attend(y)
+    assert chosen([x] * 3, phi)[0] == "torch-numba-step"
+    torch.testing.assert_close(torch.jit.trace(attend, (x,), check_trace=False)(y), want)
+    torch.testing.assert_close(make_fx(attend)(x)(y), want)
+    named = y.as_subclass(Labelled)
+    name, reasons = chosen([named] * 3, phi)
+    assert name == "torch-step"
+    assert "torch-numba-step refused: it serves plain tensors, and one is a Labelled" in reasons
+
+
+def test_tensors_with_a_negative_bit() -> None:
+    (x, y, v), phi = problem("torch", (2, 1, 8))
+    negative = torch.complex(x, y).conj().imag
+    assert negative.is_neg()
+    got = rfx.linear_attention(negative, negative, v, features=phi)
+    torch.testing.assert_close(got, rfx.linear_attention(-y, -y, v, features=phi))
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+def test_a_state_may_be_emptied_for_one_entry(library: str) -> None:
+    """As a server does with a slot of its batch; every path then takes what it is given."""
+    arrays, phi = problem("numpy", (3, 40, 8))
+    convert = ArrayLibrary(library, library).convert
+    q, k, v = (convert(a) for a in arrays)
+    phi = phi.to_like(q)
+    _, state = rfx.linear_attention(q, k, v, features=phi, return_state=True)
+    held = {
+        n: to_numpy(getattr(state, n)).copy() for n in ("numerator", "denominator", "log_scale")
+    }
+    for name, array in held.items():
+        array[1] = -np.inf if name == "log_scale" else 0.0
+    emptied = dataclasses.replace(state, **{n: convert(a) for n, a in held.items()})
+    if library != "jax":
+        for name, array in held.items():
+            getattr(state, name)[1] = convert(array)[1]
+        emptied = state
+    token = [a[:, :1] for a in (q, k, v)]
+    alone = rfx.linear_attention(*token, features=phi)
+    paths = [None, "portable", *(["numpy-step"] if library == "numpy" else [])]
+    for mask in (None, convert(np.zeros(1, bool), "bool")):
+        call = {"features": phi, "mask": mask, "initial_state": emptied}
+        for path in paths:
+            out = to_numpy(rfx.linear_attention(*token, implementation=path, **call))
+            assert np.isfinite(out).all()
+            want = to_numpy(alone)[1] if mask is None else np.zeros((1, 8))
+            np.testing.assert_allclose(out[1], want, rtol=1e-5, atol=1e-6)
+    none = [a[:, :0] for a in (k, v)]
+    out = to_numpy(rfx.linear_attention(q, *none, features=phi, initial_state=emptied))
+    assert (out[1] == 0.0).all()
+    assert np.isfinite(to_numpy(rfx.merge(emptied, emptied).numerator)).all()
+
+
+@pytest.mark.parametrize("path", ["numpy-numba", "numpy-numba-step"])
+def test_large_keys_of_a_map_without_a_row_term(path: str) -> None:
+    """|k|² overflows, and is not asked for."""
+    shape = (1, 1, 2) if "step" in path else (1, 40, 2)
+    spec = rfx.features.Positive(num_features=16)
+    fingerprint = spec.draw(2, seed=1, like=np.zeros(1)).fingerprint
+    weight = np.random.default_rng(0).standard_normal((2, 16))
+    phi = rfx.features.ExponentialMap.of(
+        spec, {"fingerprint": fingerprint, "query_weight": weight}
+    ).to_like(np.zeros(1, np.float32))
+    k = np.full(shape, 1e20, np.float32)
+    out = rfx.linear_attention(0 * k, k, np.ones_like(k), features=phi, implementation=path)
+    np.testing.assert_allclose(out, 1.0, rtol=1e-5)
+
+
+def test_a_limit_of_threads_outlives_the_blas_that_numba_brings() -> None:
+    code = """
+import numpy as np, rfx
+from threadpoolctl import threadpool_info, threadpool_limits
+x = np.random.default_rng(0).standard_normal((2, 64, 8)).astype(np.float32)
+phi = rfx.features.Positive(num_features=16).draw(8, seed=0, like=x)
+def now():
+    return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
+threadpool_limits(1)
+rfx.linear_attention(x, x, x, features=phi, implementation="numpy-numba")
+print(now() == {1})
+with rfx.options(threads=3):
+    rfx.linear_attention(x, x, x, features=phi, implementation="numpy-numba")
+    print(now() == {3})
+print(now() == {1})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 3
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        ("raise ImportError('Numba needs NumPy 2.2 or less.')", "Numba needs NumPy 2.2 or less"),
+        ("class config: DISABLE_JIT = 1", "compiles nothing while NUMBA_DISABLE_JIT is set"),
+    ],
+)
+def test_a_numba_that_cannot_be_used_is_passed_over(tmp_path, broken: str, why: str) -> None:
+    (tmp_path / "numba").mkdir()
+    (tmp_path / "numba" / "__init__.py").write_text(broken)
+    code = """
+import numpy as np, rfx
+x = np.ones((2, 1, 8), np.float32)
+phi = rfx.features.Positive(num_features=16).draw(8, seed=0, like=x)
+rfx.linear_attention(x, x, x, features=phi)
+print(rfx.explain(rfx.linear_attention, x, x, x, features=phi))
+try:
+    rfx.linear_attention(x, x, x, features=phi, implementation="numpy-numba-step")
+except RuntimeError as error:
+    print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    first, second, *_, last = done.stdout.splitlines()
+    assert first.endswith("as 'numpy-step'")
+    assert second.startswith("  numpy-numba-step refused: numba")
+    assert why in second
+    assert why in last
+    assert last.endswith("name another implementation, or mend it")

@@ -15,25 +15,33 @@ from .features import matrix
 
 __all__ = ["WITHOUT", "Loops"]
 
-WITHOUT = {"bidirectional": "fused", "causal": "fused", "token": "step", "features": "blocks"}
-"""By what is computed: the path without numba, less the name of the library before it."""
+WITHOUT = {
+    ("bidirectional", "numpy"): "numpy-fused",
+    ("causal", "numpy"): "numpy-fused",
+    ("causal", "torch"): "torch-fused",
+    ("token", "numpy"): "numpy-step",
+    ("token", "torch"): "torch-step",
+    ("features", "numpy"): "numpy-blocks",
+    ("features", "torch"): "torch-blocks",
+}
+"""By what is computed, and the library: the path without numba."""
 
 
 class Loops(Prepared):
     """Time with numba over time without, of the base case in both directions, of one token at batch
     1, and of the features of the Gaussian kernel."""
 
-    params = (axis(*WITHOUT), ("numpy", "torch"))
+    params = (axis("bidirectional", "causal", "token", "features"), ("numpy", "torch"))
     param_names = ("what", "library")
     unit = "ratio"
 
     def prepare(self, what: str, name: str) -> None:
         if find_spec("numba") is None:
             raise NotImplementedError("numba is not installed")
-        if (what, name) == ("bidirectional", "torch"):
+        if (what, name) not in WITHOUT:
             raise NotImplementedError("no loop of numba serves it")
         call = self._call(what, name)
-        self.calls = {"with": call, "without": _by(f"{name}-{WITHOUT[what]}", call)}
+        self.calls = {"with": call, "without": _by(WITHOUT[what, name], call)}
         for each in self.calls.values():
             each()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from asv_bench.benchmarks.compiled import WITHOUT
+
 from .jobs import Found, Job
 from .sections import DIRECTIONS, Scope, Section, number, table
 
@@ -101,12 +103,10 @@ class Compiled(Section):
     title = "numba"
 
     def jobs(self, scope: Scope) -> list[Job]:
-        cases = ("causal", "bidirectional", "token", "features")
         return [
-            Job("benchmarks.compiled", "Loops", "seconds", (what, name))
-            for what in (cases[:1] if scope.quick else cases)
-            for name in ("numpy", "torch")
-            if name in scope.names and (what, name) != ("bidirectional", "torch")
+            Job("benchmarks.compiled", "Loops", "seconds", case)
+            for case in WITHOUT
+            if case[1] in scope.names and not (scope.quick and case[0] != "causal")
         ]
 
     def body(self, scope: Scope, found: Found) -> list[str]:

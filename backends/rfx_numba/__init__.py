@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from rfx_numba.attention import attention
 from rfx_numba.features import features
-from rfx_numba.refusals import defer_few, defer_little, refuse_missing
+from rfx_numba.refusals import defer_few, defer_little, defer_unusable, refuse_missing
 from rfx_numba.sides import Sides
 from rfx_numba.step import step
 
-__all__ = ["Sides", "attention", "defer_few", "defer_little", "features", "refuse_missing", "step"]
+__all__ = [
+    "Sides",
+    "attention",
+    "defer_few",
+    "defer_little",
+    "defer_unusable",
+    "features",
+    "refuse_missing",
+    "step",
+]

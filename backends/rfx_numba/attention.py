@@ -11,6 +11,7 @@ from rfx.features import ExponentialMap
 from rfx.ops import Carry, causal
 from rfx.ops.chunks import before_triangle
 from rfx.workers import share
+from rfx_numba.arrays import dense
 from rfx_numba.loading import NO_MASK, kernels
 from rfx_numba.sides import Sides
 
@@ -35,7 +36,7 @@ def attention(
 ) -> tuple[Array, Carry]:
     """The op `rfx.ops.causal` or `rfx.ops.bidirectional`, on float32 arrays."""
     out = np.empty((*query.shape[:-1], value.shape[-1]), np.float32)
-    after = Carry(*(np.array(a, order="C") for a in carry))
+    after = Carry(*(np.array(a, np.float32, order="C") for a in carry))
     kernels()  # not first in a thread, which would load them with BLAS held back
     sides, size = Sides(features), min(chunk_size, _LARGEST_CHUNK[is_causal])
     if mask is not None:
@@ -51,7 +52,8 @@ def attention(
             seen = NO_MASK if mask is None else mask if key.ndim == 2 else mask[index]
             if mask is not None:
                 k, v = (np.where(seen[:, None], a, np.float32(0)) for a in (k, v))
-            q, k, v, seen = (np.ascontiguousarray(a) for a in (q, k, v, seen))
+            q, k, v = (dense(a) for a in (q, k, v))
+            seen = np.ascontiguousarray(seen)
             head = Head(features, sides, index[-1], Carry(*state), size)
             (head.causal if is_causal else head.bidirectional)(q, k, v, seen, o)
 

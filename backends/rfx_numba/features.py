@@ -10,6 +10,7 @@ import numpy as np
 from rfx.features.forms import TrigonometricMap
 from rfx.ops.features import log_and_factor
 from rfx.workers import share
+from rfx_numba.arrays import dense
 from rfx_numba.loading import kernels
 
 __all__ = ["features"]
@@ -23,12 +24,12 @@ def features(
 ) -> tuple[Array, Array]:
     """The op `rfx.ops.features`, on float32 arrays."""
     run, arrays = kernels().waves, features.side(side)
-    points = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
+    points = dense(x.reshape(-1, x.shape[-1]))
     out = np.empty((len(points), features.num_features), np.float32)
     log_scale, factor = log_and_factor(features, arrays, x)
-    weight = np.ascontiguousarray(arrays.weight)
+    weight = dense(arrays.weight)
     bias = np.zeros(weight.shape[-1], np.float32) if arrays.bias is None else arrays.bias
-    sides = (weight, np.ascontiguousarray(bias), factor, features.paired)
+    sides = (weight, dense(bias), factor, features.paired)
 
     def work(starts: Iterator[int]) -> None:
         for start in starts:

@@ -118,7 +118,7 @@ def _dot(a: Array, b: Array) -> Any:
 @_compile(float32(_in(1), _in(1)), _SUMS)
 def _square_sum(row: Array, quadratic: Array) -> Any:
     total = F(0.0)
-    for c in range(row.shape[0]):
+    for c in range(quadratic.shape[0]):  # none where a map has no such term
         total += quadratic[c] * row[c] * row[c]
     return total
 
@@ -471,8 +471,9 @@ def step(
             _add_product(weight, numerator[entry], result)
             sums = _dot(weight, total)
             nothing = abs(sums) < _TINY
+            part = F(0.0) if nothing else F(1.0) / sums
             for c in range(columns):
-                result[c] = F(0.0) if nothing else result[c] / sums
+                result[c] = F(0.0) if nothing else result[c] * part
 
 
 @_compile(void(_in(2), _in(2), _in(1), float32, boolean, _OUT[2]))

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from rfx.features import DrawnMap
-from rfx_numba.loading import is_installed
+from rfx_numba.loading import is_installed, problem
 
-__all__ = ["defer_few", "defer_little", "refuse_missing"]
+__all__ = ["defer_few", "defer_little", "defer_unusable", "refuse_missing"]
 
 _LITTLE, _FEW = 1 << 28, 1 << 22
 _SHORT = "the call is too short to load numba for"
@@ -18,13 +18,18 @@ def defer_little(features: DrawnMap, query: Any, key: Any, *_: Any, **__: Any) -
     """Loading numba takes half a second, which a short call alone should not pay."""
     rows = math.prod(query.shape[:-1]) + math.prod(key.shape[:-1])
     work = 4 * rows * query.shape[-1] * features.num_features
-    return _SHORT if work < _LITTLE else None
+    return _SHORT if work < _LITTLE else defer_unusable()
 
 
 def defer_few(features: DrawnMap, x: Any, **_: Any) -> str | None:
     """As `defer_little`, for the features of points."""
     few = math.prod(x.shape[:-1]) * features.num_features < _FEW
-    return _SHORT if few else None
+    return _SHORT if few else defer_unusable()
+
+
+def defer_unusable(*_: Any, **__: Any) -> str | None:
+    """A numba that is installed, and cannot be imported or compiles nothing."""
+    return problem()
 
 
 def refuse_missing() -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rfx.features.forms import ExponentialMap
+from rfx_numba.arrays import dense
 
 __all__ = ["Sides"]
 
@@ -18,7 +19,7 @@ class Sides:
     """What `rfx_numba.kernels` needs of a map; all arrays have an axis of heads, and none is None.
 
     query, key : frequencies (h, d, m) and bias (h, m)
-    row_term : quadratic (h, d) and the constant
+    row_term : quadratic (h, d), or (h, 0) where there is none, and the constant
 
     ``host`` makes NumPy arrays of the map's.
     """
@@ -34,7 +35,8 @@ class Sides:
             self.key = self.query
         else:
             self.key = self._all(key.weight, dim, width), self._all(key.bias, width)
-        self.row_term = self._all(key.quadratic, dim), features.log_constant
+        quadratic = self._all(key.quadratic, 0 if key.quadratic is None else dim)
+        self.row_term = quadratic, features.log_constant
 
     def _all(self, given: Any, *axes: int) -> Array:
         shape = (self.heads, *axes)
@@ -45,7 +47,7 @@ class Sides:
             array = array[None]
         if array.shape != shape:
             array = np.broadcast_to(array, shape)
-        return np.ascontiguousarray(array)
+        return dense(array)
 
     def of(self, head: int) -> tuple[Any, Any, Any]:
         """Query, key and row term of one head, without the axis of heads."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from rfx.ops import Carry
 from rfx.workers import share
+from rfx_numba.arrays import dense
 from rfx_numba.loading import NO_MASK, kernels
 from rfx_numba.sides import Sides
 
@@ -37,14 +38,14 @@ def step(
     count = math.prod(key.shape[:-2])
 
     def flat(array: Array, *axes: int) -> Array:
-        return np.ascontiguousarray(array.reshape(count, *axes))
+        return dense(array.reshape(count, *axes))
 
     def sums(each: Carry) -> tuple[Array, ...]:
         return tuple(flat(a, *a.shape[key.ndim - 2 :]) for a in each)
 
     seen = NO_MASK
     if mask is not None:
-        seen = flat(np.broadcast_to(mask, (*key.shape[:-1], 1)))
+        seen = np.ascontiguousarray(np.broadcast_to(mask, (*key.shape[:-1], 1)).reshape(count))
     groups = math.prod(query.shape[:-2]) // count
     arrays = (
         flat(query, groups, query.shape[-1]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from rfx_numba import defer_few, defer_little
+from rfx_numba import defer_few, defer_little, defer_unusable
 
 from rfx.dispatch import FastPath
 from rfx.ops import bidirectional, causal
@@ -46,6 +46,7 @@ FAST_PATHS = (
         compiled.step,
         _CPU,
         compiled.refuse_step,
+        defer=defer_unusable,
     ),
     FastPath("bidirectional", "numpy", "numpy-step", step, _CPU, refuse_long),
     *(

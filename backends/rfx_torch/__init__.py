@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from rfx_numba import defer_few
+from rfx_numba import defer_few, defer_unusable
 
 from rfx.attention import State
 from rfx.dispatch import FastPath
@@ -33,6 +33,7 @@ FAST_PATHS = (
         compiled.step,
         ("cpu",),
         compiled.refuse_step,
+        defer=defer_unusable,
     ),
     FastPath("bidirectional", "torch", "torch-step", step, _ANY, refuse_step),
     FastPath(

@@ -25,6 +25,7 @@ from rfx_torch.refusals import (
     refuse_forward_mode,
     refuse_gradient,
     refuse_transforms,
+    refuse_witnesses,
 )
 from rfx_torch.step import refuse_long
 
@@ -79,6 +80,7 @@ def refuse_causal(
         or refuse_transforms()
         or refuse_forward_mode()
         or refuse_gradient(features, query, key, value, *carry)
+        or refuse_witnesses(features, query, key, value, *carry)
         or rfx_numba.refuse_missing()
     )
 
@@ -88,7 +90,7 @@ def defer_causal(features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: 
     heads, threads = math.prod(key.shape[:-2]), torch.get_num_threads()
     rounds = -(-heads // threads)
     if 4 * heads < 3 * rounds * threads:
-        return f"{heads} heads would not keep {threads} threads busy"
+        return f"there are too few heads ({heads}) to keep {threads} threads busy"
     return rfx_numba.defer_little(features, query, key)
 
 
@@ -99,12 +101,17 @@ def refuse_step(features: DrawnMap, query: Tensor, key: Tensor, *args: Any, **_:
 
 def refuse_features(features: DrawnMap, x: Tensor, **_: Any) -> str | None:
     """What `features` does not serve."""
-    return refuse_waves(features, x) or _refuse_dtype(x) or rfx_numba.refuse_missing()
+    return (
+        refuse_waves(features, x)
+        or _refuse_dtype(x)
+        or refuse_witnesses(features, x)
+        or rfx_numba.refuse_missing()
+    )
 
 
 def _host(tensor: Tensor) -> Array:
     """The tensor's memory as an array."""
-    return tensor.detach().numpy()
+    return tensor.detach().resolve_neg().numpy()
 
 
 def _held(features: Any) -> Any:

@@ -13,6 +13,7 @@ __all__ = [
     "refuse_forward_mode",
     "refuse_gradient",
     "refuse_transforms",
+    "refuse_witnesses",
 ]
 
 
@@ -48,4 +49,14 @@ def refuse_forward_mode() -> str | None:
     """Calls inside torch.autograd.forward_ad."""
     if torch.autograd.forward_ad._current_level >= 0:
         return "it has no derivative in forward mode"
+    return None
+
+
+def refuse_witnesses(features: DrawnMap, *arrays: Tensor) -> str | None:
+    """Calls that a tracer records, or with tensors of classes that are more than their numbers."""
+    if torch._C._is_tracing() or torch._C._len_torch_dispatch_stack() > 0:
+        return "it leaves torch, which a tracer or a mode of torch does not see through"
+    for array in (*arrays, *features.arrays().values()):
+        if type(array) not in (Tensor, torch.nn.Parameter):
+            return f"it serves plain tensors, and one is a {type(array).__name__}"
     return None

@@ -45,12 +45,17 @@ def _plan(
     check_implementation(implementation)
     if chunk_size is not None:
         _check.positive_int("chunk_size", chunk_size)
-    carry = empty(features, key, value) if initial_state is None else to_carry(initial_state)
+    # A single query sees all keys, causal or not.
+    op = causal if is_causal and query.shape[-2] > 1 else bidirectional
+    if initial_state is None:
+        carry = empty(features, key, value)
+    else:
+        meets_keys = op is bidirectional and mask is None and key.shape[-2] > 0
+        carry = to_carry(initial_state, meets_keys)
     args = (features, query, key, value, None if mask is None else mask[..., None], carry)
     size = _chunk_size(is_causal) if chunk_size is None else chunk_size
     options = {"chunk_size": size, "implementation": implementation}
-    # A single query sees all keys, causal or not.
-    return (causal if is_causal and query.shape[-2] > 1 else bidirectional), args, options
+    return op, args, options
 
 
 @planned(_plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from rfx import _check
 from rfx._xp import Array, DType, full, library, namespace, truth
@@ -39,9 +39,6 @@ class State:
     log_scale: Array
     length: Array
     fingerprint: Array
-
-    _has_keys: ClassVar[bool] = False
-    """Of an instance: no log scale is -inf, as is known without a look at it."""
 
     def __repr__(self) -> str:
         shape = getattr(self.numerator, "shape", "")
@@ -95,9 +92,12 @@ def merge(first: State, second: State) -> State:
     return _record(both, first.length + second.length, first.fingerprint)
 
 
-def to_carry(state: State) -> Carry:
-    """The state as the ops take it: finite where it is empty."""
-    if state._has_keys:
+def to_carry(state: State, meets_keys: bool = False) -> Carry:
+    """The state as the ops take it: finite where it is empty.
+
+    ``meets_keys`` if a visible key comes before all that reads it, which makes it finite too.
+    """
+    if meets_keys:
         return Carry(state.numerator, state.denominator, state.log_scale)
     xp = namespace(state.log_scale)
     low = carries.empty_log(state.log_scale.dtype, xp)
@@ -111,9 +111,7 @@ def from_carry(
     xp = namespace(carry.numerator)
     length = full(carry.numerator, (), seen, xp.int32) if before is None else before.length + seen
     if has_keys:
-        state = State(*carry, length, features.fingerprint)
-        object.__setattr__(state, "_has_keys", True)
-        return state
+        return State(*carry, length, features.fingerprint)
     return _record(carry, length, features.fingerprint)
 
 
