@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
-__all__ = ["blas_limit", "blas_threads", "find_blas_again"]
+__all__ = ["blas_architectures", "blas_limit", "blas_threads", "find_blas_again"]
 
 
 class _Blas:
@@ -87,6 +87,11 @@ os.register_at_fork(after_in_child=_blas.after_fork)
 def blas_threads() -> int:
     """Threads that BLAS uses when no limit of rfx holds."""
     return _blas.get()
+
+
+def blas_architectures() -> set[str]:
+    """The kinds of processor that the BLAS libraries compute for, as OpenBLAS names them."""
+    return {getattr(library, "architecture", "") for library in _blas.find()}
 
 
 def find_blas_again() -> None:

@@ -246,6 +246,35 @@ def test_a_value_of_one_column_and_a_map_of_one_feature(is_causal: bool) -> None
     assert_agrees(out, want, scale=scale, size=float(np.abs(v).max()))
 
 
+@CAUSAL
+def test_chunks_are_as_long_as_small_products_allow(
+    monkeypatch: pytest.MonkeyPatch, is_causal: bool
+) -> None:
+    chunks = importlib.import_module("rfx_numba.chunks")
+    monkeypatch.setattr(chunks, "_packs_no_small_products", lambda: True)
+    rows = [chunks.rows_at_once(is_causal, *shape) for shape in ((64, 64), (256, 64), (512, 64))]
+    assert rows == [56, 56, 30]
+    usual = 96 if is_causal else 256
+    assert chunks.rows_at_once(is_causal, 1024, 64) == usual
+    monkeypatch.setattr(chunks, "_packs_no_small_products", lambda: False)
+    assert chunks.rows_at_once(is_causal, 64, 64) == usual
+
+
+@pytest.mark.parametrize("rows", [1, 24, 56, 96, 256])
+@CAUSAL
+def test_chunks_of_any_length_agree(
+    monkeypatch: pytest.MonkeyPatch, is_causal: bool, rows: int
+) -> None:
+    attention = importlib.import_module("rfx_numba.attention")
+    monkeypatch.setattr(attention, "rows_at_once", lambda *_: rows)
+    (q, k, v), phi = problem("numpy", (2, 300, 8))
+    call = {"features": phi, "is_causal": is_causal}
+    out = rfx.linear_attention(q, k, v, implementation="numpy-numba", chunk_size=300, **call)
+    want = reference.linear_attention(q, k, v, **call)
+    scale = reference.log_size(q, k, features=phi)
+    assert_agrees(out, want, scale=scale, size=float(np.abs(v).max()))
+
+
 def test_padding_on_the_left_stays_in_the_compiled_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     def portable(*_):
         raise AssertionError("a chunk was left to the portable code")

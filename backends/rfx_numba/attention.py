@@ -12,14 +12,13 @@ from rfx.ops import Carry, causal
 from rfx.ops.chunks import before_triangle
 from rfx.workers import share
 from rfx_numba.arrays import dense
+from rfx_numba.chunks import rows_at_once
 from rfx_numba.loading import NO_MASK, kernels
 from rfx_numba.sides import Sides
 
 __all__ = ["attention"]
 
 Array = np.ndarray[Any, Any]
-_LARGEST_CHUNK = {False: 256, True: 96}
-"""More features leave the cache; and half of the pairs in a causal chunk are for nothing."""
 
 
 def attention(
@@ -38,7 +37,9 @@ def attention(
     out = np.empty((*query.shape[:-1], value.shape[-1]), np.float32)
     after = Carry(*(np.array(a, np.float32, order="C") for a in carry))
     kernels()  # not first in a thread, which would load them with BLAS held back
-    sides, size = Sides(features), min(chunk_size, _LARGEST_CHUNK[is_causal])
+    columns = max(query.shape[-1], value.shape[-1])
+    size = min(chunk_size, rows_at_once(is_causal, features.num_features, columns))
+    sides = Sides(features)
     if mask is not None:
         mask = np.broadcast_to(mask, (*key.shape[:-1], 1))[..., 0]
     heads = key.shape[-3] if key.ndim > 2 else 1

@@ -123,30 +123,38 @@ def _square_sum(row: Array, quadratic: Array) -> Any:
     return total
 
 
-@_compile(void(_OUT[2], _OUT[1], _OUT[1], _OUT[1], _OUT[1]))
-def _weigh_queries(
-    log: Array, shift: Array, denominator: Array, largest: Array, total: Array
-) -> None:
-    """Logs (m, t) become features divided by the largest of each query; total = their sums.
+@njit(inline="always")
+def _in_order(bits: Any) -> Any:
+    """The bits of a float as a whole number of the same order, and back; NaN is beyond infinity."""
+    return bits ^ ((bits >> _I(31)) & _I(0x7FFFFFFF))
 
-    Queries are along the last axis, so that their maxima are computed in lanes.
-    """
-    width, n = log.shape
-    for i in range(n):
-        largest[i] = log[0, i] + shift[0]
-        total[i] = F(0.0)
-    for j in range(width):
-        row, more = log[j], shift[j]
-        for i in range(n):
-            x = row[i] + more
-            row[i] = x
-            largest[i] = x if x > largest[i] else largest[i]
-    for j in range(width):
-        row, sums = log[j], denominator[j]
-        for i in range(n):
-            x = _exp(row[i] - largest[i])
-            row[i] = x
-            total[i] += x * sums
+
+@_compile(float32(_in(1)))
+def _largest(row: Array) -> Any:
+    """The largest number, or NaN. Whole numbers are compared in lanes, floats are not."""
+    bits = row.view(_I)
+    largest = _I(-0x80000000)
+    for j in range(bits.shape[0]):
+        largest = max(largest, _in_order(bits[j]))
+    return _I(_in_order(largest)).view(F)
+
+
+@_compile(void(_OUT[1], _in(1)))
+def _weigh_query(log: Array, shift: Array) -> None:
+    """Logs of a query become features divided by the largest."""
+    for j in range(log.shape[0]):
+        log[j] += shift[j]
+    largest = _largest(log)
+    for j in range(log.shape[0]):
+        log[j] = _exp(log[j] - largest)
+
+
+@_compile(void(_OUT[2], _OUT[1], _OUT[1], _OUT[1]))
+def _weigh_queries(log: Array, shift: Array, denominator: Array, total: Array) -> None:
+    """`_weigh_query` for each row of logs (t, m); total = the sums of their features."""
+    for i in range(log.shape[0]):
+        _weigh_query(log[i], shift)
+        total[i] = _dot(log[i], denominator)
 
 
 @_compile(void(_in(2), _MASK, _SIDE, _ROW_TERM, _OUT[2], _OUT[1]))
@@ -239,12 +247,6 @@ def _divide(sums: Array, total: Array, out: Array) -> None:
 
 
 @njit(inline="always")
-def _rows(buffer: Array, rows: int, columns: int) -> Any:
-    """The start of a buffer as a matrix, contiguous whatever its shape."""
-    return buffer[: rows * columns].reshape(rows, columns)
-
-
-@njit(inline="always")
 def _part(mask: Array, start: int, stop: int) -> Any:
     return mask[start:stop] if mask.size else mask
 
@@ -290,15 +292,15 @@ def read(
     width, columns = numerator.shape
     size = min(size, len(query))
     weight, shift = side[0], log_scale + side[1]
-    logs, sums = np.empty(width * size, F), np.empty((size, columns), F)
-    largest, total = np.empty(size, F), np.empty(size, F)
+    logs, sums = np.empty((size, width), F), np.empty((size, columns), F)
+    total = np.empty(size, F)
     for start in range(0, len(query), size):
         stop = min(start + size, len(query))
         n = stop - start
-        log = _rows(logs, width, n)
-        np.dot(weight.T, query[start:stop].T, log)
-        _weigh_queries(log, shift, denominator, largest[:n], total[:n])
-        np.dot(log.T, numerator, sums[:n])
+        log = logs[:n]
+        np.dot(query[start:stop], weight, log)
+        _weigh_queries(log, shift, denominator, total)
+        np.dot(log, numerator, sums[:n])
         _divide(sums[:n], total, out[start:stop])
 
 
@@ -327,22 +329,14 @@ def attend(
     numerator, denominator, log_scale = state
     t, (width, columns) = len(key), numerator.shape
     size = min(size, t)
-    logs, query_logs, square = (
-        np.empty((size, width), F),
-        np.empty(width * size, F),
-        np.empty(size * size, F),
-    )
-    near, far, sums = (
-        np.empty((size, columns), F),
-        np.empty((size, columns), F),
-        np.empty((width, columns), F),
-    )
-    largest, total = np.empty(width, F), np.empty(width, F)
-    row_largest, row_total = np.empty(size, F), np.empty(size, F)
+    logs, query_logs = np.empty((size, width), F), np.empty((size, width), F)
+    near, far = np.empty((size, columns), F), np.empty((size, columns), F)
+    square, sums = np.empty(size * size, F), np.empty((width, columns), F)
+    largest, total, row_total = np.empty(width, F), np.empty(width, F), np.empty(size, F)
     for start in range(first, t, size):
         stop = min(start + size, t)
         n, seen, values = stop - start, _part(mask, start, stop), value[start:stop]
-        log, query_log, pairs = logs[:n], _rows(query_logs, width, n), _rows(square, n, n)
+        log, query_log, pairs = logs[:n], query_logs[:n], square[: n * n].reshape(n, n)
         largest[:] = log_scale
         _key_logs(key[start:stop], seen, key_side, row_term, log, largest)
         if not _is_gentle(log, seen, log_scale, largest):
@@ -351,11 +345,11 @@ def attend(
         _weigh_keys(log, seen, log_scale, total)
         shift = log_scale + query_side[1]
         for group in range(len(query)):
-            np.dot(query_side[0].T, query[group, start:stop].T, query_log)
-            _weigh_queries(query_log, shift, denominator, row_largest[:n], row_total[:n])
-            np.dot(query_log.T, log.T, pairs)
+            np.dot(query[group, start:stop], query_side[0], query_log)
+            _weigh_queries(query_log, shift, denominator, row_total)
+            np.dot(query_log, log.T, pairs)
             _hide_future(pairs, row_total)
-            np.dot(query_log.T, numerator, far[:n])
+            np.dot(query_log, numerator, far[:n])
             np.dot(pairs, values, near[:n])
             far[:n] += near[:n]
             _divide(far[:n], row_total, out[group, start:stop])
@@ -390,17 +384,6 @@ def _weigh_key(log: Array, term: float, before: Array, kept: Array, scale: Array
         kept[j] = _exp(before[j] - scale[j])
     for j in range(len(log)):
         log[j] = _exp(log[j] - scale[j])
-
-
-@_compile(void(_OUT[1], _in(1)))
-def _weigh_query(log: Array, scale: Array) -> None:
-    """Features of a query divided by the largest."""
-    largest = log[0] + scale[0]
-    for j in range(len(log)):
-        log[j] += scale[j]
-        largest = max(largest, log[j])
-    for j in range(len(log)):
-        log[j] = _exp(log[j] - largest)
 
 
 @_compile(void(_in(2), _in(1), _in(1), _in(1), _OUT[2]))
