@@ -7,6 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ torch = pytest.importorskip("torch")
 
 CAUSAL = pytest.mark.parametrize("is_causal", [False, True])
 PATHS = pytest.mark.parametrize(
-    ("path", "is_causal"), [("numpy-numba", False), ("numpy-numba", True), ("torch-numba", True)]
+    ("path", "is_causal"), list(product(("numpy-numba", "torch-numba"), (False, True)))
 )
 
 

@@ -17,6 +17,7 @@ __all__ = ["WITHOUT", "Loops"]
 
 WITHOUT = {
     ("bidirectional", "numpy"): "numpy-fused",
+    ("bidirectional", "torch"): "torch-fused",
     ("causal", "numpy"): "numpy-fused",
     ("causal", "torch"): "torch-fused",
     ("token", "numpy"): "numpy-step",
@@ -38,8 +39,6 @@ class Loops(Prepared):
     def prepare(self, what: str, name: str) -> None:
         if find_spec("numba") is None:
             raise NotImplementedError("numba is not installed")
-        if (what, name) not in WITHOUT:
-            raise NotImplementedError("no loop of numba serves it")
         call = self._call(what, name)
         self.calls = {"with": call, "without": _by(WITHOUT[what, name], call)}
         for each in self.calls.values():

@@ -62,14 +62,17 @@ FAST_PATHS = (
     FastPath("features", "torch", "torch-logs", chi_squared_features, ("cpu",), refuse_chi_squared),
     FastPath("features", "torch", "torch-rows", polynomial_features, ("cpu",), refuse_polynomial),
     FastPath("fwht", "torch", "torch-fwht", fwht, ("cpu",), refuse_fwht),
-    FastPath(
-        "causal",
-        "torch",
-        "torch-numba",
-        compiled.causal,
-        ("cpu",),
-        compiled.refuse_causal,
-        defer=compiled.defer_causal,
+    *(
+        FastPath(
+            op,
+            "torch",
+            "torch-numba",
+            partial(compiled.attention, op == "causal"),
+            ("cpu",),
+            compiled.refuse_attention,
+            defer=compiled.defer_attention,
+        )
+        for op in ("bidirectional", "causal")
     ),
     *(
         FastPath(op, "torch", name, partial(run, name, op == "causal"), devices, refusal)

@@ -1,8 +1,4 @@
-"""The loops of `rfx_numba` on tensors in the host's memory, which NumPy arrays share.
-
-Bidirectional attention is not among them: torch's own threads, which wait in a loop after each call
-of torch, take from these what they gain.
-"""
+"""The loops of `rfx_numba` on tensors in the host's memory, which NumPy arrays share."""
 
 from __future__ import annotations
 
@@ -30,10 +26,10 @@ from rfx_torch.refusals import (
 from rfx_torch.step import refuse_long
 
 __all__ = [
-    "causal",
-    "defer_causal",
+    "attention",
+    "defer_attention",
     "features",
-    "refuse_causal",
+    "refuse_attention",
     "refuse_features",
     "refuse_step",
     "step",
@@ -42,9 +38,11 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 
-def causal(features: ExponentialMap, *arrays: Any, chunk_size: int) -> tuple[Tensor, Carry]:
-    """The op `rfx.ops.causal`."""
-    attend = partial(rfx_numba.attention, True, _held(features), *_all_host(*arrays))
+def attention(
+    is_causal: bool, features: ExponentialMap, *arrays: Any, chunk_size: int
+) -> tuple[Tensor, Carry]:
+    """The op `rfx.ops.causal` or `rfx.ops.bidirectional`."""
+    attend = partial(rfx_numba.attention, is_causal, _held(features), *_all_host(*arrays))
     return _tensors(*attend(chunk_size=chunk_size, threads=torch.get_num_threads()))
 
 
@@ -62,7 +60,7 @@ def features(features: TrigonometricMap, x: Tensor, *, side: str) -> tuple[Tenso
     return log_scale, value
 
 
-def refuse_causal(
+def refuse_attention(
     features: DrawnMap,
     query: Tensor,
     key: Tensor,
@@ -71,7 +69,7 @@ def refuse_causal(
     carry: Carry,
     **_: Any,
 ) -> str | None:
-    """What `causal` does not serve."""
+    """What `attention` does not serve."""
     return (
         refuse_other(features, ExponentialMap)
         or refuse_empty(query, key, value)
@@ -85,7 +83,9 @@ def refuse_causal(
     )
 
 
-def defer_causal(features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: Any) -> str | None:
+def defer_attention(
+    features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: Any
+) -> str | None:
     """What others serve better: short calls, and few heads, since torch also shares out rows."""
     heads, threads = math.prod(key.shape[:-2]), torch.get_num_threads()
     rounds = -(-heads // threads)
@@ -96,7 +96,7 @@ def defer_causal(features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: 
 
 def refuse_step(features: DrawnMap, query: Tensor, key: Tensor, *args: Any, **_: Any) -> str | None:
     """What the step does not serve."""
-    return refuse_long(query, key) or refuse_causal(features, query, key, *args)
+    return refuse_long(query, key) or refuse_attention(features, query, key, *args)
 
 
 def refuse_features(features: DrawnMap, x: Tensor, **_: Any) -> str | None:
