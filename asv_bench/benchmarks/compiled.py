@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import rfx
 
-from ._cases import LENGTH, NUM_FEATURES, Problem, axis
+from ._cases import LENGTH, NAMES, NUM_FEATURES, Problem, axis
 from ._clock import medians
 from ._libraries import Call, start
 from ._rows import Prepared
@@ -32,11 +32,13 @@ class Loops(Prepared):
     """Time with numba over time without, of the base case in both directions, of one token at batch
     1, and of the features of the Gaussian kernel."""
 
-    params = (axis("bidirectional", "causal", "token", "features"), ("numpy", "torch"))
+    params = (axis("bidirectional", "causal", "token", "features"), NAMES)
     param_names = ("what", "library")
     unit = "ratio"
 
     def prepare(self, what: str, name: str) -> None:
+        if (what, name) not in WITHOUT:
+            raise NotImplementedError(f"numba compiles nothing for {name}")
         if find_spec("numba") is None:
             raise NotImplementedError("numba is not installed")
         call = self._call(what, name)
