@@ -371,8 +371,14 @@ def test_large_keys_of_a_map_without_a_row_term(path: str) -> None:
     np.testing.assert_allclose(out, 1.0, rtol=1e-5)
 
 
-def test_a_limit_of_threads_outlives_the_blas_that_numba_brings() -> None:
-    code = """
+@pytest.mark.parametrize(("path", "rows"), [("numpy-numba", 64), (None, 1)])
+def test_a_limit_of_threads_outlives_the_blas_that_numba_brings(
+    path: str | None, rows: int
+) -> None:
+    """By name, and where numba is looked at before it is chosen."""
+    code = (
+        f"path, rows = {path!r}, {rows}"
+        + """
 import numpy as np, rfx
 from threadpoolctl import threadpool_info, threadpool_limits
 x = np.random.default_rng(0).standard_normal((2, 64, 8)).astype(np.float32)
@@ -380,13 +386,14 @@ phi = rfx.features.Positive(num_features=16).draw(8, seed=0, like=x)
 def now():
     return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
 threadpool_limits(1)
-rfx.linear_attention(x, x, x, features=phi, implementation="numpy-numba")
+rfx.linear_attention(x[:, :rows], x[:, :rows], x[:, :rows], features=phi, implementation=path)
 print(now() == {1})
 with rfx.options(threads=3):
     rfx.linear_attention(x, x, x, features=phi, implementation="numpy-numba")
     print(now() == {3})
 print(now() == {1})
 """
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"] * 3
 

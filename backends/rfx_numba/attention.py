@@ -40,25 +40,28 @@ def attention(
     columns = max(query.shape[-1], value.shape[-1])
     size = min(chunk_size, rows_at_once(is_causal, features.num_features, columns))
     sides = Sides(features)
-    if mask is not None:
-        mask = np.broadcast_to(mask, (*key.shape[:-1], 1))[..., 0]
-    heads = key.shape[-3] if key.ndim > 2 else 1
-    grouped = [_groups(a, heads) for a in (query, out)]
-    others = [a[None] if key.ndim == 2 else a for a in (key, value, *after)]
+    shown = None if mask is None else np.broadcast_to(mask, (*key.shape[:-1], 1))
+    arrays = [query, out, key, value, *after]
+    if key.ndim == 2:  # one head, without an axis for it
+        arrays = [a[None] for a in arrays]
+        shown = None if shown is None else shown[None]
+    heads = arrays[2].shape[-3]
+    queries, outs = (_groups(a, heads) for a in arrays[:2])
 
     def work(tasks: Iterator[tuple[int, ...]]) -> None:
         for index in tasks:
-            q, o = (a[index] for a in grouped)
-            k, v, *state = (a[index] for a in others)
-            seen = NO_MASK if mask is None else mask if key.ndim == 2 else mask[index]
-            if mask is not None:
-                k, v = (np.where(seen[:, None], a, np.float32(0)) for a in (k, v))
+            q, o = queries[index], outs[index]
+            k, v, *state = (a[index] for a in arrays[2:])
+            seen = NO_MASK
+            if shown is not None:
+                k, v = (np.where(shown[index], a, np.float32(0)) for a in (k, v))
+                seen = shown[index][:, 0]
             q, k, v = (dense(a) for a in (q, k, v))
             seen = np.ascontiguousarray(seen)
             head = Head(features, sides, index[-1], Carry(*state), size)
             (head.causal if is_causal else head.bidirectional)(q, k, v, seen, o)
 
-    share(work, list(np.ndindex(*others[0].shape[:-2])), threads)
+    share(work, list(np.ndindex(*arrays[2].shape[:-2])), threads)
     return out, after
 
 
@@ -111,8 +114,6 @@ class Head:
 
 
 def _groups(array: Array, heads: int) -> Array:
-    """(..., g H, t, d) -> (..., H, g, t, d), and (t, d) -> (1, 1, t, d), as a view."""
-    if array.ndim == 2:
-        return array[None, None]
+    """(..., g H, t, d) -> (..., H, g, t, d), as a view."""
     *batch, count, length, dim = array.shape
     return array.reshape(*batch, heads, count // heads, length, dim)

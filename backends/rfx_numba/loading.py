@@ -24,12 +24,14 @@ def is_installed() -> bool:
 
 @cache
 def problem() -> str | None:
-    """Why numba, though installed, cannot be used; imports it."""
+    """Why numba, though installed, cannot be used; imports it, and SciPy's BLAS."""
+    blas_threads()  # NumPy's BLAS is found first, and SciPy's then gets its number
     try:
         import numba
         import scipy.linalg.cython_blas  # noqa: F401
     except Exception as error:  # versions that do not fit raise errors of many kinds
         return f"numba cannot be used: {type(error).__name__}: {error}"
+    find_blas_again()
     if getattr(numba.config, "DISABLE_JIT", False):
         return "numba compiles nothing while NUMBA_DISABLE_JIT is set"
     return None
@@ -38,10 +40,8 @@ def problem() -> str | None:
 @cache
 def kernels() -> Any:
     """The module `rfx_numba.kernels`; the first time compiles it, or reads it from disk."""
-    blas_threads()
     if problem() is not None:
         raise RuntimeError(f"{problem()}; name another implementation, or mend it")
     import rfx_numba.kernels
 
-    find_blas_again()  # SciPy brings a BLAS of its own
     return rfx_numba.kernels
