@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import rfx
 
-from ._cases import LENGTH, NAMES, NUM_FEATURES, Problem, axis
+from ._cases import NAMES, Problem, axis
 from ._clock import medians
 from ._libraries import Call, start
 from ._rows import Prepared
@@ -51,7 +51,7 @@ class Loops(Prepared):
             return stepping(start(name), 1)["token"]
         if what == "features":
             return matrix("trigonometric", name)
-        return Problem(name, L=LENGTH, m=NUM_FEATURES, is_causal=what == "causal").linear()
+        return Problem(name, is_causal=what == "causal").linear()
 
     def track_ratio_to_without(self, what: str, name: str) -> float:
         found = self.seconds(what, name)

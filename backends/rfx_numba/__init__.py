@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from rfx_numba.attention import attention
 from rfx_numba.features import features
-from rfx_numba.refusals import defer_few, defer_little, defer_unusable, refuse_missing
+from rfx_numba.refusals import (
+    defer_few,
+    defer_little,
+    defer_unusable,
+    refuse_dtype,
+    refuse_missing,
+)
 from rfx_numba.sides import Sides
 from rfx_numba.step import step
 
@@ -19,6 +25,7 @@ __all__ = [
     "defer_little",
     "defer_unusable",
     "features",
+    "refuse_dtype",
     "refuse_missing",
     "step",
 ]

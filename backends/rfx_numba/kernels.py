@@ -236,14 +236,19 @@ def _hide_future(pairs: Array, total: Array) -> None:
         total[i] += seen
 
 
+@njit(inline="always")
+def _divide(sums: Array, total: Any, out: Array) -> None:
+    """`rfx.ops.bidirectional.divide` for one query."""
+    nothing = abs(total) < _TINY
+    share = F(0.0) if nothing else F(1.0) / total
+    for c in range(sums.shape[0]):
+        out[c] = F(0.0) if nothing else sums[c] * share
+
+
 @_compile(void(_OUT[2], _OUT[1], _ROWS_OUT[2]))
-def _divide(sums: Array, total: Array, out: Array) -> None:
-    """`rfx.ops.bidirectional.divide`."""
+def _divide_rows(sums: Array, total: Array, out: Array) -> None:
     for i in range(sums.shape[0]):
-        nothing = abs(total[i]) < _TINY
-        share = F(0.0) if nothing else F(1.0) / total[i]
-        for c in range(sums.shape[1]):
-            out[i, c] = F(0.0) if nothing else sums[i, c] * share
+        _divide(sums[i], total[i], out[i])
 
 
 @njit(inline="always")
@@ -301,7 +306,7 @@ def read(
         np.dot(query[start:stop], weight, log)
         _weigh_queries(log, shift, denominator, total)
         np.dot(log, numerator, sums[:n])
-        _divide(sums[:n], total, out[start:stop])
+        _divide_rows(sums[:n], total, out[start:stop])
 
 
 @_compile(
@@ -352,7 +357,7 @@ def attend(
             np.dot(query_log, numerator, far[:n])
             np.dot(pairs, values, near[:n])
             far[:n] += near[:n]
-            _divide(far[:n], row_total, out[group, start:stop])
+            _divide_rows(far[:n], row_total, out[group, start:stop])
         np.dot(log.T, values, sums)
         numerator += sums
         denominator += total
@@ -452,11 +457,7 @@ def step(
             _add_product(query[entry, group], query_side[0][head], weight)
             _weigh_query(weight, scale)
             _add_product(weight, numerator[entry], result)
-            sums = _dot(weight, total)
-            nothing = abs(sums) < _TINY
-            part = F(0.0) if nothing else F(1.0) / sums
-            for c in range(columns):
-                result[c] = F(0.0) if nothing else result[c] * part
+            _divide(result, _dot(weight, total), result)
 
 
 @_compile(void(_in(2), _in(2), _in(1), float32, boolean, _OUT[2]))

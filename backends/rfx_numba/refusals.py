@@ -8,7 +8,7 @@ from typing import Any
 from rfx.features import DrawnMap
 from rfx_numba.loading import is_installed, problem
 
-__all__ = ["defer_few", "defer_little", "defer_unusable", "refuse_missing"]
+__all__ = ["defer_few", "defer_little", "defer_unusable", "refuse_dtype", "refuse_missing"]
 
 _LITTLE, _FEW = 1 << 28, 1 << 22
 _SHORT = "the call is too short to load numba for"
@@ -30,6 +30,14 @@ def defer_few(features: DrawnMap, x: Any, **_: Any) -> str | None:
 def defer_unusable(*_: Any, **__: Any) -> str | None:
     """A numba that is installed, and cannot be imported or compiles nothing."""
     return problem()
+
+
+def refuse_dtype(float32: Any, *arrays: Any) -> str | None:
+    """Arrays of other dtypes than the library's float32."""
+    for array in arrays:
+        if array.dtype != float32:
+            return f"it serves float32, and an array is {array.dtype}"
+    return None
 
 
 def refuse_missing() -> str | None:

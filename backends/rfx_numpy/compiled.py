@@ -53,7 +53,7 @@ def refuse_attention(
     return (
         refuse_other(features, ExponentialMap)
         or refuse_empty(query, key, value)
-        or _refuse_dtype(query, key, value)
+        or rfx_numba.refuse_dtype(np.float32, query, key, value)
         or rfx_numba.refuse_missing()
     )
 
@@ -65,11 +65,8 @@ def refuse_step(features: DrawnMap, query: Array, key: Array, *args: Any, **_: A
 
 def refuse_features(features: DrawnMap, x: Array, **_: Any) -> str | None:
     """What `features` does not serve."""
-    return refuse_waves(features, x) or _refuse_dtype(x) or rfx_numba.refuse_missing()
-
-
-def _refuse_dtype(*arrays: Array) -> str | None:
-    for array in arrays:
-        if array.dtype != np.float32:
-            return f"it serves float32, and an array is {array.dtype}"
-    return None
+    return (
+        refuse_waves(features, x)
+        or rfx_numba.refuse_dtype(np.float32, x)
+        or rfx_numba.refuse_missing()
+    )

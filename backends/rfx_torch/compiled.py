@@ -73,7 +73,7 @@ def refuse_attention(
     return (
         refuse_other(features, ExponentialMap)
         or refuse_empty(query, key, value)
-        or _refuse_dtype(query, key, value)
+        or rfx_numba.refuse_dtype(torch.float32, query, key, value)
         or refuse_compiler()
         or refuse_transforms()
         or refuse_forward_mode()
@@ -103,7 +103,7 @@ def refuse_features(features: DrawnMap, x: Tensor, **_: Any) -> str | None:
     """What `features` does not serve."""
     return (
         refuse_waves(features, x)
-        or _refuse_dtype(x)
+        or rfx_numba.refuse_dtype(torch.float32, x)
         or refuse_witnesses(features, x)
         or rfx_numba.refuse_missing()
     )
@@ -128,10 +128,3 @@ def _all_host(*arrays: Any) -> list[Any]:
 
 def _tensors(out: Array, after: Carry) -> tuple[Tensor, Carry]:
     return torch.from_numpy(out), Carry(*(torch.from_numpy(a) for a in after))
-
-
-def _refuse_dtype(*arrays: Tensor) -> str | None:
-    for array in arrays:
-        if array.dtype != torch.float32:
-            return f"it serves float32, and an array is {array.dtype}"
-    return None

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rfx.ops.fwht import orders, sylvester
 from rfx_torch.memory import empty
+from rfx_torch.refusals import refuse_compiler, refuse_forward_mode, refuse_transforms
 
 __all__ = ["fwht", "refuse_fwht"]
 
@@ -33,10 +34,8 @@ def fwht(_: None, x: Tensor) -> Tensor:
 
 def refuse_fwht(_: None, x: Tensor) -> str | None:
     """What the path does not serve."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return "it writes in place, which a compiler or torch.func does not see through"
-    if torch.autograd.forward_ad._current_level >= 0:
-        return "it has no derivative in forward mode"
+    if seen := refuse_compiler() or refuse_transforms() or refuse_forward_mode():
+        return seen
     if torch.is_grad_enabled() and x.requires_grad:
         return "it has no gradient"
     if x.numel() < _FEW:
