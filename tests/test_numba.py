@@ -184,7 +184,8 @@ def test_exp_is_right_to_the_last_places() -> None:
     x = -np.geomspace(1e-8, 200.0, 50_000).astype(np.float32)
     log, scale = x[None].copy(), np.zeros(len(x), np.float32)
     total = np.empty_like(scale)
-    kernels._weigh_keys(log, np.empty(0, np.bool_), scale, total)
+    weigh = kernels.compiled("_weigh_keys")
+    weigh(log, np.empty(0, np.bool_), scale, total)
     want = np.exp(x.astype(np.float64))
     normal = x >= -87.0
     assert (np.abs(log[0] - want)[normal] <= 2 * EPS["float32"] * want[normal]).all()
@@ -233,7 +234,7 @@ def test_without_a_folder_for_a_cache_each_process_compiles(
     with pytest.raises(RuntimeError, match="cannot cache"):
         numba.njit(numba.void(numba.float32[::1]), cache=True)(double)
     x = np.ones(3, np.float32)
-    kernels._compile(numba.void(numba.float32[::1]))(double)(x)
+    kernels._kernel(numba.void(numba.float32[::1]))(double)(x)
     np.testing.assert_array_equal(x, 2.0)
 
 
@@ -274,21 +275,6 @@ def test_chunks_of_any_length_agree(
     want = reference.linear_attention(q, k, v, **call)
     scale = reference.log_size(q, k, features=phi)
     assert_agrees(out, want, scale=scale, size=float(np.abs(v).max()))
-
-
-def test_padding_on_the_left_stays_in_the_compiled_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    def portable(*_):
-        raise AssertionError("a chunk was left to the portable code")
-
-    head = importlib.import_module("rfx_numba.attention").Head
-    monkeypatch.setattr(head, "_step", portable)
-    arrays, phi = problem("numpy")
-    call = {"features": phi, "is_causal": True, "implementation": "numpy-numba", "chunk_size": 32}
-    for padding in (0, 7, 50):
-        rfx.linear_attention(*arrays, mask=np.arange(100) >= padding, **call)
-    arrays[1] = arrays[1] * np.geomspace(1e3, 1.0, 100, dtype=np.float32)[:, None]
-    with pytest.raises(AssertionError, match="left to the portable"):
-        rfx.linear_attention(*arrays, **call)
 
 
 class Labelled(torch.Tensor):

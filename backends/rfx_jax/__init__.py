@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 
@@ -11,6 +12,7 @@ from rfx.attention.positional import PositionalMap
 from rfx.dispatch import FastPath
 from rfx.features import FORMS, DrawnMap
 from rfx.regression import NormalEquations, RidgeModel
+from rfx_jax import compiled
 from rfx_jax.features import features, refuse_features
 from rfx_jax.fwht import fwht
 from rfx_jax.products import polynomial_features, refuse_polynomial
@@ -23,6 +25,36 @@ __all__ = ["FAST_PATHS"]
 _DEVICES = ("cpu", "cuda", "tpu")
 
 FAST_PATHS = (
+    FastPath(
+        "features",
+        "jax",
+        "jax-numba",
+        compiled.features,
+        ("cpu",),
+        compiled.refuse_features,
+        defer=compiled.defer_features,
+    ),
+    FastPath(
+        "bidirectional",
+        "jax",
+        "jax-numba-step",
+        compiled.step,
+        ("cpu",),
+        compiled.refuse_step,
+        defer=compiled.defer_elsewhere,
+    ),
+    *(
+        FastPath(
+            op,
+            "jax",
+            "jax-numba",
+            partial(compiled.attention, op == "causal"),
+            ("cpu",),
+            compiled.refuse_attention,
+            defer=compiled.defer_attention,
+        )
+        for op in ("bidirectional", "causal")
+    ),
     FastPath("bidirectional", "jax", "jax-scan", bidirectional, _DEVICES),
     FastPath("causal", "jax", "jax-scan", causal, _DEVICES),
     FastPath("gated", "jax", "jax-scan", gated, _DEVICES),

@@ -1,13 +1,14 @@
 """Loops that numba compiles for arrays in the host's memory, which several backends share.
 
 numba is optional (``pip install rfx-features[numba]``), and is imported by the first call that
-needs it. What it compiles, in ten seconds or so, is kept on disk for the processes after it.
+needs it. What it compiles, in half a minute or so, is kept on disk for the processes after it.
 """
 
 from __future__ import annotations
 
 from rfx_numba.attention import attention
-from rfx_numba.features import features
+from rfx_numba.features import features, waves
+from rfx_numba.gradient import gradient
 from rfx_numba.refusals import (
     defer_few,
     defer_little,
@@ -16,7 +17,7 @@ from rfx_numba.refusals import (
     refuse_missing,
 )
 from rfx_numba.sides import Sides
-from rfx_numba.step import step
+from rfx_numba.step import step, step_in_memory
 
 __all__ = [
     "Sides",
@@ -25,7 +26,10 @@ __all__ = [
     "defer_little",
     "defer_unusable",
     "features",
+    "gradient",
     "refuse_dtype",
     "refuse_missing",
     "step",
+    "step_in_memory",
+    "waves",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from rfx.threads import blas_threads, find_blas_again
 
-__all__ = ["NO_MASK", "is_installed", "kernels", "problem"]
+__all__ = ["NO_MASK", "is_installed", "kernel", "problem"]
 
 NO_MASK = np.empty(0, np.bool_)
 """What the kernels take for no mask."""
@@ -38,10 +39,10 @@ def problem() -> str | None:
 
 
 @cache
-def kernels() -> Any:
-    """The module `rfx_numba.kernels`; the first time compiles it, or reads it from disk."""
+def kernel(name: str) -> Callable[..., Any]:
+    """A function of `rfx_numba.kernels`; the first time compiles it, or reads it from disk."""
     if problem() is not None:
         raise RuntimeError(f"{problem()}; name another implementation, or mend it")
-    import rfx_numba.kernels
+    from rfx_numba.kernels import compiled
 
-    return rfx_numba.kernels
+    return compiled(name)

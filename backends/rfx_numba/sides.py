@@ -38,6 +38,18 @@ class Sides:
         quadratic = self._all(key.quadratic, 0 if key.quadratic is None else dim)
         self.row_term = quadratic, features.log_constant
 
+    @classmethod
+    def from_arrays(cls, query: Any, key: Any, row_term: Any) -> Sides:
+        """Of what is laid out already."""
+        self = cls.__new__(cls)
+        self.query, self.key, self.row_term, self.heads = query, key, row_term, len(query[0])
+        return self
+
+    @property
+    def num_features(self) -> int:
+        """Columns of the frequencies."""
+        return int(self.query[0].shape[-1])
+
     def _all(self, given: Any, *axes: int) -> Array:
         shape = (self.heads, *axes)
         if given is None:

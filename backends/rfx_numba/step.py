@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import numpy as np
 from rfx.ops import Carry
 from rfx.workers import share
 from rfx_numba.arrays import dense
-from rfx_numba.loading import NO_MASK, kernels
+from rfx_numba.loading import NO_MASK, kernel
 from rfx_numba.sides import Sides
 
-__all__ = ["step"]
+__all__ = ["step", "step_in_memory"]
 
 Array = np.ndarray[Any, Any]
 _FEW = 1 << 18
@@ -32,7 +33,6 @@ def step(
     threads: int,
 ) -> tuple[Array, Carry]:
     """The op `rfx.ops.bidirectional` for one query and one key, on float32 arrays."""
-    run = kernels().step
     out = np.empty((*query.shape[:-1], value.shape[-1]), np.float32)
     after = Carry(*(np.empty(a.shape, np.float32) for a in carry))
     count = math.prod(key.shape[:-2])
@@ -57,14 +57,28 @@ def step(
         sums(after),
         flat(out, groups, out.shape[-1]),
     )
-    parts = min(threads, count) if carry.numerator.size > _FEW else 1
+    _in_parts(partial(kernel("step"), *arrays), count, carry.numerator.size, threads)
+    return out, after
+
+
+def step_in_memory(
+    addresses: Sequence[int], sizes: Sequence[int], log_constant: float, *, threads: int
+) -> None:
+    """The kernel of this name, on all sums."""
+    count, _, _, _, columns, width, *_ = sizes
+    run = partial(kernel("step_in_memory"), np.asarray(addresses), tuple(sizes), log_constant)
+    _in_parts(run, count, count * columns * width, threads)
+
+
+def _in_parts(run: Callable[[int, int], None], count: int, numbers: int, threads: int) -> None:
+    """All of ``count`` sums, in threads if they hold many numbers."""
+    parts = min(threads, count) if numbers > _FEW else 1
     if parts == 1:
-        run(*arrays, 0, count)
-        return out, after
+        run(0, count)
+        return
 
     def work(tasks: Iterator[int]) -> None:
         for part in tasks:
-            run(*arrays, part * count // parts, (part + 1) * count // parts)
+            run(part * count // parts, (part + 1) * count // parts)
 
     share(work, range(parts), parts)
-    return out, after

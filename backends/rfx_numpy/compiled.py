@@ -32,7 +32,7 @@ def attention(
     is_causal: bool, features: ExponentialMap, *arrays: Any, chunk_size: int
 ) -> tuple[Array, Carry]:
     """The op `rfx.ops.causal` or `rfx.ops.bidirectional`."""
-    attend = partial(rfx_numba.attention, is_causal, features, *arrays)
+    attend = partial(rfx_numba.attention, is_causal, rfx_numba.Sides(features), *arrays)
     return attend(chunk_size=chunk_size, threads=threads.available())
 
 

@@ -42,7 +42,8 @@ def attention(
     is_causal: bool, features: ExponentialMap, *arrays: Any, chunk_size: int
 ) -> tuple[Tensor, Carry]:
     """The op `rfx.ops.causal` or `rfx.ops.bidirectional`."""
-    attend = partial(rfx_numba.attention, is_causal, _held(features), *_all_host(*arrays))
+    sides = rfx_numba.Sides(features, _host)
+    attend = partial(rfx_numba.attention, is_causal, sides, *_all_host(*arrays))
     return _tensors(*attend(chunk_size=chunk_size, threads=torch.get_num_threads()))
 
 

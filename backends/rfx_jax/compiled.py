@@ -1,0 +1,311 @@
+"""The loops of `rfx_numba` inside JAX programs on a CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import jax
+import rfx_numba
+from jax import Array
+from jax import numpy as jnp
+
+from rfx.features import DrawnMap, ExponentialMap
+from rfx.features.forms import TrigonometricMap, refuse_other
+from rfx.ops import Carry
+from rfx.ops.features import log_and_factor
+from rfx_jax import scan
+from rfx_jax.features import features as cosine_features
+from rfx_jax.features import refuse_features as refuse_waves
+from rfx_jax.host import HostCall, HostFunction
+from rfx_jax.placing import on_cpu, with_derivative
+from rfx_jax.tangent import with_gradient
+
+__all__ = [
+    "attention",
+    "defer_attention",
+    "defer_elsewhere",
+    "defer_features",
+    "features",
+    "refuse_attention",
+    "refuse_features",
+    "refuse_step",
+    "step",
+]
+
+
+@partial(jax.jit, static_argnames=("is_causal", "chunk_size"))
+def attention(
+    is_causal: bool,
+    features: ExponentialMap,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    carry: Carry,
+    *,
+    chunk_size: int,
+) -> tuple[Array, Carry]:
+    """The op `rfx.ops.causal` or `rfx.ops.bidirectional`."""
+    plain = partial(scan.causal if is_causal else scan.bidirectional, chunk_size=chunk_size)
+    options = {"is_causal": is_causal, "chunk_size": chunk_size}
+
+    def attend(features: ExponentialMap, *arrays: Any) -> tuple[Array, Carry]:
+        query, _, value, _, carry = arrays
+        outputs = [_like(carry.numerator, *query.shape[:-1], value.shape[-1]), *carry]
+        out, *after = _called(_attention_call(), features, arrays, outputs, **options)
+        return out, Carry(*after)
+
+    def gradient(args: Any, out: Any, back: Any) -> Sequence[Array]:
+        def on_host(features: ExponentialMap, *arrays: Any) -> Sequence[Array]:
+            return _called(_gradient_call(), features, arrays, _given(*arrays[:5]), **options)
+
+        def by_scan(features: ExponentialMap, *arrays: Any) -> Sequence[Array]:
+            _, transpose = jax.vjp(plain, features, *arrays[:5])
+            return _given(*transpose((arrays[7], arrays[8]))[1:])
+
+        features, *arrays = args
+        return with_derivative(on_host, by_scan)(features, *arrays, *out, *back)
+
+    def differentiated(_: Any, *arrays: Any) -> Sequence[Any]:
+        return _given(*arrays)
+
+    run = with_gradient(on_cpu(attend, plain), plain, gradient, differentiated)
+    return run(features, query, key, value, _with_axes(mask, key.ndim), carry)
+
+
+def _given(query: Any, key: Any, value: Any, mask: Any, carry: Carry) -> Sequence[Any]:
+    """The arrays whose gradient the host computes."""
+    return [query, key, value, carry.numerator, carry.denominator]
+
+
+def _called(
+    call: HostFunction, features: ExponentialMap, arrays: Any, outputs: Any, **options: Any
+) -> Any:
+    """Of a map, and of arrays that begin with query, key, value and mask."""
+    inputs = [*_sides(features), *jax.tree.leaves(arrays)]
+    options |= {"is_masked": arrays[3] is not None, "log_constant": features.log_constant}
+    return call(inputs, outputs, **options)
+
+
+@partial(jax.jit, static_argnames="chunk_size")
+def step(
+    features: ExponentialMap,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    carry: Carry,
+    *,
+    chunk_size: int,
+) -> tuple[Array, Carry]:
+    """The op `rfx.ops.bidirectional` for one query and one key."""
+    run = with_derivative(_one_step, partial(scan.bidirectional, chunk_size=chunk_size))
+    return run(features, query, key, value, _with_axes(mask, key.ndim), carry)
+
+
+def _one_step(
+    features: ExponentialMap,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    carry: Carry,
+) -> tuple[Array, Carry]:
+    """The sums of all heads of all entries of a batch as one axis."""
+    sums = math.prod(key.shape[:-2])
+    groups = math.prod(query.shape[:-2]) // sums
+    if mask is None:
+        seen = jnp.zeros(0, dtype=bool)
+    else:
+        seen = jnp.broadcast_to(mask, (*key.shape[:-1], 1)).reshape(sums)
+    carries = [a.reshape(sums, *a.shape[key.ndim - 2 :]) for a in carry]
+    sides = _sides(features)
+    *after, out = _step_call()(
+        [
+            query.reshape(sums, groups, query.shape[-1]),
+            key.reshape(sums, key.shape[-1]),
+            value.reshape(sums, value.shape[-1]),
+            seen,
+            *sides,
+            *carries,
+        ],
+        [*carries, _like(carries[0], sums, groups, value.shape[-1])],
+        log_constant=features.log_constant,
+    )
+    out = out.reshape(*query.shape[:-1], value.shape[-1])
+    return out, Carry(*(a.reshape(b.shape) for a, b in zip(after, carry, strict=True)))
+
+
+@partial(jax.jit, static_argnames="side")
+def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array, Array]:
+    """The op `rfx.ops.features`."""
+    log_scale, factor = log_and_factor(features, features.side(side), x)
+
+    def waves(features: TrigonometricMap, x: Array) -> Array:
+        arrays = features.side(side)
+        weight, bias = arrays.weight, arrays.bias
+        bias = jnp.zeros(weight.shape[-1:], weight.dtype) if bias is None else bias
+        shape = (*x.shape[:-1], features.num_features)
+        options: dict[str, Any] = {"factor": factor, "paired": features.paired}
+        (out,) = _waves_call()([x, weight, bias], [_like(weight, *shape)], **options)
+        return out
+
+    def other(features: TrigonometricMap, x: Array) -> Array:
+        return cosine_features(features, x, side=side)[1]
+
+    return log_scale, with_derivative(waves, other)(features, x)
+
+
+@cache
+def _attention_call() -> HostFunction:
+    return HostFunction("rfx_attention", _attend)
+
+
+def _attend(call: HostCall) -> None:
+    attend, rest = _begun(rfx_numba.attention, call)
+    before, out, after = Carry(*rest[:3]), rest[3], Carry(*rest[4:])
+    attend(before, results=(out, after))
+
+
+@cache
+def _gradient_call() -> HostFunction:
+    return HostFunction("rfx_attention_gradient", _find_gradient)
+
+
+def _find_gradient(call: HostCall) -> None:
+    find, rest = _begun(rfx_numba.gradient, call)
+    before, out, after, back = Carry(*rest[:3]), rest[3], Carry(*rest[4:7]), rest[7]
+    after_back, results = (rest[8], rest[9]), rest[11:]  # scales, in between, are constants
+    find(before, after, out, back, after_back, results=results)
+
+
+def _begun(function: Callable[..., Any], call: HostCall) -> tuple[Callable[..., Any], list[Any]]:
+    """A function with its first arguments and its options, and the arrays behind them."""
+    weight, bias, key_weight, key_bias, quadratic, query, key, value, *rest = call.arrays()
+    row_term = quadratic, call.options["log_constant"]
+    sides = rfx_numba.Sides.from_arrays((weight, bias), (key_weight, key_bias), row_term)
+    mask = rest.pop(0) if call.options["is_masked"] else None
+    args = (call.options["is_causal"], sides, query, key, value, mask)
+    options = {"chunk_size": call.options["chunk_size"], "threads": call.threads()}
+    return partial(function, *args, **options), rest
+
+
+@cache
+def _step_call() -> HostFunction:
+    return HostFunction("rfx_step", _take_step)
+
+
+def _take_step(call: HostCall) -> None:
+    sums, groups, dim = call.shapes[0]
+    (heads, _, width), columns = call.shapes[4], call.shapes[2][-1]
+    squared, masked = call.shapes[8][-1], call.shapes[3][0]
+    sizes = (sums, groups, heads, dim, columns, width, squared, masked)
+    constant, threads = call.options["log_constant"], call.threads()
+    rfx_numba.step_in_memory(call.addresses, sizes, constant, threads=threads)
+
+
+@cache
+def _waves_call() -> HostFunction:
+    return HostFunction("rfx_waves", _wave)
+
+
+def _wave(call: HostCall) -> None:
+    x, weight, bias, out = call.arrays()
+    rfx_numba.waves(x, weight, bias, out, **call.options, threads=call.threads())
+
+
+def _sides(features: ExponentialMap) -> list[Array]:
+    """What `rfx_numba.Sides` holds, but the constant."""
+    heads, query = features.heads or 1, features.query_side
+    key = features.key_side or query
+    dim, width = query.weight.shape[-2:]
+
+    def whole(array: Array | None, *axes: int) -> Array:
+        if array is None:
+            return jnp.zeros((heads, *axes), query.weight.dtype)
+        return jnp.broadcast_to(array if array.ndim > len(axes) else array[None], (heads, *axes))
+
+    pairs = [(whole(s.weight, dim, width), whole(s.bias, width)) for s in (query, key)]
+    return [*pairs[0], *pairs[1], whole(key.quadratic, 0 if key.quadratic is None else dim)]
+
+
+def _like(array: Array, *shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, array.dtype)
+
+
+def _with_axes(mask: Array | None, ndim: int) -> Array | None:
+    """With all of the batch axes, so that there may be one more before them."""
+    return None if mask is None else mask.reshape((1,) * (ndim - mask.ndim) + mask.shape)
+
+
+def refuse_attention(
+    features: DrawnMap,
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    carry: Carry,
+    **_: Any,
+) -> str | None:
+    """What `attention` does not serve."""
+    return (
+        refuse_other(features, ExponentialMap)
+        or _refuse_shape(query, key, value)
+        or rfx_numba.refuse_dtype(jnp.float32, query, key, value, *carry)
+        or _refuse_mesh()
+        or rfx_numba.refuse_missing()
+    )
+
+
+def refuse_step(features: DrawnMap, query: Array, key: Array, *args: Any, **_: Any) -> str | None:
+    """What `step` does not serve."""
+    other = refuse_attention(features, query, key, *args)
+    if other is None and (query.shape[-2] != 1 or key.shape[-2] != 1):
+        return "it serves one query and one key, a step of decoding"
+    return other
+
+
+def refuse_features(features: DrawnMap, x: Array, **_: Any) -> str | None:
+    """What `features` does not serve."""
+    return (
+        refuse_waves(features, x)
+        or _refuse_shape(x)
+        or rfx_numba.refuse_dtype(jnp.float32, x)
+        or _refuse_mesh()
+        or rfx_numba.refuse_missing()
+    )
+
+
+def _refuse_shape(*arrays: Array) -> str | None:
+    """Lengths that are symbols of ``jax.export``, and arrays without entries."""
+    lengths = [n for a in arrays for n in a.shape]
+    if not all(isinstance(n, int) for n in lengths):
+        return "it serves lengths that are numbers"
+    return "there is nothing to compute" if 0 in lengths else None
+
+
+def _refuse_mesh() -> str | None:
+    """Parts of arrays that are spread over devices."""
+    inside = jax.sharding.get_abstract_mesh().manual_axes
+    return "it serves no parts of arrays inside jax.shard_map" if inside else None
+
+
+def defer_attention(features: DrawnMap, query: Array, key: Array, *_: Any, **__: Any) -> str | None:
+    """What others serve better: short calls, and other devices."""
+    return defer_elsewhere(features, query) or rfx_numba.defer_little(features, query, key)
+
+
+def defer_features(features: DrawnMap, x: Array, **_: Any) -> str | None:
+    """As `defer_attention`."""
+    return defer_elsewhere(features, x) or rfx_numba.defer_few(features, x)
+
+
+def defer_elsewhere(features: DrawnMap, array: Array, *_: Any, **__: Any) -> str | None:
+    """Programs for other devices, of which a trace knows the usual one only."""
+    backend = jax.default_backend()
+    if isinstance(array, jax.core.Tracer) and backend != "cpu":
+        return f"programs run on {backend} here, unless told otherwise"
+    return rfx_numba.defer_unusable()
