@@ -362,6 +362,30 @@ def test_torch_func_goes_through_inside_a_compiled_function() -> None:
         assert_agrees(compiled(q, k, v), to_numpy(function(q, k, v)), scale=256.0)
 
 
+@pytest.mark.parametrize("path", ["jax-scan", "jax-numba"])
+def test_gradients_of_a_vmap_some_of_whose_entries_are_steep(path: str) -> None:
+    """Entries whose chunks have one scale, and one whose chunks need care, in one program."""
+    if path == "jax-numba":
+        pytest.importorskip("numba")
+    q, k, v = (jax.numpy.asarray(a, "float32") for a in inputs(20))
+    rise = np.ones((*k.shape[:-1], 1), np.float32)
+    rise[0] *= np.geomspace(30.0, 0.1, k.shape[-2], dtype=np.float32)[:, None]
+    k = k * rise
+    phi = rfx.features.Positive(num_features=8).draw(4, seed=43, like=q)
+
+    def call(q, k, v):
+        options = {"is_causal": True, "chunk_size": 10, "implementation": path}
+        return rfx.linear_attention(q, k, v, features=phi, **options)
+
+    def of(function):
+        return jax.jit(jax.grad(lambda *a: (function(*a) ** 2).sum(), argnums=(0, 1, 2)))(q, k, v)
+
+    for whole, mapped in zip(of(call), of(jax.vmap(call)), strict=True):
+        size = float(np.abs(to_numpy(whole)).max())
+        assert np.isfinite(size)
+        np.testing.assert_allclose(mapped, whole, rtol=1e-4, atol=1e-5 * size)
+
+
 def test_shard_map_splits_heads_over_devices() -> None:
     code = """
 import os

@@ -14,6 +14,7 @@ from rfx.ops.driver import Driver
 from rfx.ops.relative import by_head
 from rfx.ops.relative import relative as op
 from rfx.ops.relative_blocks import STRIP
+from rfx_jax.branch import branch
 
 __all__ = ["DRIVER", "relative"]
 
@@ -114,8 +115,4 @@ def _join(chunks: Array) -> Array:
     return joined.reshape(*joined.shape[:-3], -1, joined.shape[-1])
 
 
-def _branch(flag: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
-    return lax.cond(flag, yes, no)
-
-
-DRIVER = Driver(_scan, _branch, jax.checkpoint)
+DRIVER = Driver(_scan, branch, jax.checkpoint)

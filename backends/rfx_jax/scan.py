@@ -27,6 +27,7 @@ from rfx.ops.driver import Driver
 from rfx.ops.gated import gated as gated_op
 from rfx.ops.window import Memory
 from rfx.ops.window import windowed as windowed_op
+from rfx_jax.branch import branch
 
 __all__ = ["bidirectional", "causal", "gated", "windowed"]
 
@@ -248,7 +249,7 @@ def _join(chunks: Array) -> Array:
 
 def _branch(flag: Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     # Otherwise each branch would fill the memory that the other one needs for its gradient.
-    return lax.cond(flag, jax.checkpoint(yes), jax.checkpoint(no))
+    return branch(flag, jax.checkpoint(yes), jax.checkpoint(no))
 
 
 _CUTTING, _SCANNING = Driver(_cut, _branch), Driver(_scan, _branch)

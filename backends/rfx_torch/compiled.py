@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,13 @@ from rfx.features import DrawnMap, ExponentialMap
 from rfx.features.forms import TrigonometricMap, refuse_other
 from rfx.ops import Carry
 from rfx_torch.features import refuse_features as refuse_waves
+from rfx_torch.fused import save, way_back
 from rfx_torch.refusals import (
     refuse_compiler,
     refuse_empty,
     refuse_forward_mode,
     refuse_gradient,
+    refuse_log_scale,
     refuse_transforms,
     refuse_witnesses,
 )
@@ -39,12 +40,64 @@ Array = np.ndarray[Any, Any]
 
 
 def attention(
-    is_causal: bool, features: ExponentialMap, *arrays: Any, chunk_size: int
+    is_causal: bool,
+    features: ExponentialMap,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    carry: Carry,
+    *,
+    chunk_size: int,
 ) -> tuple[Tensor, Carry]:
     """The op `rfx.ops.causal` or `rfx.ops.bidirectional`."""
+    tensors = (query, key, value, *carry)
+    if torch.is_grad_enabled() and any(a.requires_grad for a in tensors):
+        tensors = (*tensors, *features.arrays().values())
+        out, *after = _Attention.apply(is_causal, features, chunk_size, mask, *tensors)
+        return out, Carry(*after)
+    return _forward(is_causal, features, chunk_size, mask, query, key, value, carry)
+
+
+def _forward(
+    is_causal: bool, features: ExponentialMap, size: int, mask: Tensor | None, *tensors: Any
+) -> tuple[Tensor, Carry]:
+    query, key, value, carry = tensors
+    args = _all_host(query, key, value, mask, carry)
+    options: dict[str, Any] = {"chunk_size": size, "threads": torch.get_num_threads()}
     sides = rfx_numba.Sides(features, _host)
-    attend = partial(rfx_numba.attention, is_causal, sides, *_all_host(*arrays))
-    return _tensors(*attend(chunk_size=chunk_size, threads=torch.get_num_threads()))
+    return _tensors(*rfx_numba.attention(is_causal, sides, *args, **options))
+
+
+class _Attention(torch.autograd.Function):
+    """With the gradient of the loops, which autograd cannot follow."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, is_causal: bool, features: Any, size: int, mask: Any, *tensors: Any
+    ) -> Any:
+        inputs = (*tensors[:3], Carry(*tensors[3:6]))
+        out, after = _forward(is_causal, features, size, mask, *inputs)
+        return save(ctx, is_causal, features, size, mask, tensors, out, after)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return way_back(ctx, gradients, _backward)
+
+
+def _backward(ctx: Any, needed: tuple[bool, ...], gradients: tuple[Any, ...]) -> list[Any]:
+    mask, out, *sums = ctx.saved_tensors[:5]
+    tensors = ctx.saved_tensors[5:]
+    *inputs, before = _all_host(*tensors[:3], mask, Carry(*tensors[3:6]))
+    out, *after = (_host(a) for a in (out, *sums))
+    out_back, *sums_back = (_host(a) for a in gradients[:3])
+    args = (*inputs, before, Carry(*after), out, out_back, tuple(sums_back))
+    options = {"chunk_size": ctx.size, "threads": torch.get_num_threads()}
+    sides = rfx_numba.Sides(ctx.features, _host)
+    found = rfx_numba.gradient(ctx.is_causal, sides, *args, **options)
+    rest = [None] * (len(tensors) - len(found))
+    given = [*(torch.from_numpy(a) for a in found), *rest]
+    return [a if need else None for a, need in zip(given, needed, strict=True)]
 
 
 def step(features: ExponentialMap, *arrays: Any, chunk_size: int) -> tuple[Tensor, Carry]:
@@ -78,10 +131,18 @@ def refuse_attention(
         or refuse_compiler()
         or refuse_transforms()
         or refuse_forward_mode()
-        or refuse_gradient(features, query, key, value, *carry)
+        or refuse_log_scale(carry)
+        or _refuse_learned(features)
         or refuse_witnesses(features, query, key, value, *carry)
         or rfx_numba.refuse_missing()
     )
+
+
+def _refuse_learned(features: DrawnMap) -> str | None:
+    """Maps whose arrays are trained."""
+    if refuse_gradient(features):
+        return "it has no gradient for the arrays of a map"
+    return None
 
 
 def defer_attention(
@@ -97,7 +158,11 @@ def defer_attention(
 
 def refuse_step(features: DrawnMap, query: Tensor, key: Tensor, *args: Any, **_: Any) -> str | None:
     """What the step does not serve."""
-    return refuse_long(query, key) or refuse_attention(features, query, key, *args)
+    return (
+        refuse_long(query, key)
+        or refuse_attention(features, query, key, *args)
+        or refuse_gradient(features, query, key, args[0], *args[2])
+    )
 
 
 def refuse_features(features: DrawnMap, x: Tensor, **_: Any) -> str | None:

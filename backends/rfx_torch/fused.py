@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product, repeat
 from typing import Any
 
@@ -18,11 +18,12 @@ from rfx_torch.memory import empty, empty_like
 from rfx_torch.refusals import (
     refuse_empty,
     refuse_forward_mode,
+    refuse_log_scale,
     refuse_transforms,
 )
 from rfx_torch.stream import stream
 
-__all__ = ["fused", "refuse"]
+__all__ = ["fused", "refuse", "save", "way_back"]
 
 
 def fused(
@@ -55,10 +56,9 @@ def refuse(
     **_: Any,
 ) -> str | None:
     """What the path does not serve."""
-    if torch.is_grad_enabled() and carry.log_scale.requires_grad:
-        return "it has no gradient for the log scale of a state"
     return (
-        refuse_empty(query, key)
+        refuse_log_scale(carry)
+        or refuse_empty(query, key)
         or refuse_other(features, ExponentialMap)
         or refuse_transforms()
         or refuse_forward_mode()
@@ -138,20 +138,45 @@ class _Attention(torch.autograd.Function):
         query, key, value, n, d, c, *_ = tensors
         args = (mask, query, key, value, Carry(n, d, c), True)
         out, after, kept = _forward(is_causal, features, size, *args)
-        ctx.is_causal, ctx.features, ctx.size, ctx.kept = is_causal, features, size, kept
-        ctx.save_for_backward(mask, out, *after, *tensors)
-        ctx.mark_non_differentiable(after.log_scale)
-        ctx.set_materialize_grads(True)
-        return out, *after
+        ctx.kept = kept
+        return save(ctx, is_causal, features, size, mask, tensors, out, after)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        needed = ctx.needs_input_grad[4:]
-        if torch.is_grad_enabled():
-            found = _differentiable(ctx, needed, gradients)
-        else:
-            found = _backward(ctx, needed, gradients)
-        return None, None, None, None, *found
+        return way_back(ctx, gradients, _backward)
+
+
+def save(
+    ctx: Any,
+    is_causal: bool,
+    features: ExponentialMap,
+    size: int,
+    mask: Tensor | None,
+    tensors: tuple[Tensor, ...],
+    out: Tensor,
+    after: Carry,
+) -> tuple[Tensor, ...]:
+    """Keep what `way_back` needs of a forward pass, whose results these are, and return them.
+
+    ``tensors`` are query, key, value, carry and the arrays of the map.
+    """
+    ctx.is_causal, ctx.features, ctx.size = is_causal, features, size
+    ctx.save_for_backward(mask, out, *after, *tensors)
+    ctx.mark_non_differentiable(after.log_scale)
+    ctx.set_materialize_grads(True)
+    return out, *after
+
+
+def way_back(
+    ctx: Any, gradients: tuple[Any, ...], find: Callable[[Any, tuple[bool, ...], Any], list[Any]]
+) -> tuple[Any, ...]:
+    """What ``backward`` returns: of four options None, and of the tensors what ``find`` finds.
+
+    Where the gradient is to have one itself, autograd finds it.
+    """
+    needed = ctx.needs_input_grad[4:]
+    found = (_differentiable if torch.is_grad_enabled() else find)(ctx, needed, gradients)
+    return None, None, None, None, *found
 
 
 def _differentiable(ctx: Any, needed: tuple[bool, ...], gradients: tuple[Any, ...]) -> list[Any]:

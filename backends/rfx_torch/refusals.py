@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from rfx.features import DrawnMap
+from rfx.ops import Carry
 
 __all__ = [
     "refuse_compiler",
     "refuse_empty",
     "refuse_forward_mode",
     "refuse_gradient",
+    "refuse_log_scale",
     "refuse_transforms",
     "refuse_witnesses",
 ]
@@ -35,6 +37,13 @@ def refuse_gradient(features: DrawnMap, *arrays: Tensor) -> str | None:
         tensors = (*arrays, *features.arrays().values())
         if any(a.requires_grad for a in tensors):
             return "it has no gradient"
+    return None
+
+
+def refuse_log_scale(carry: Carry) -> str | None:
+    """A carry whose log scale is differentiated."""
+    if torch.is_grad_enabled() and carry.log_scale.requires_grad:
+        return "it has no gradient for the log scale of a state"
     return None
 
 
