@@ -1,4 +1,4 @@
-"""What NumPy and torch run in place of the portable code agrees with it, gradients included."""
+"""What runs in place of the portable code agrees with it, gradients in torch included."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from rfx import dispatch, reference
 from rfx._xp import to_numpy
 from rfx.dispatch import FastPath
 from rfx.features import ExponentialMap
-from rfx.testing import ArrayLibrary, assert_agrees
+from rfx.testing import EPS, ArrayLibrary, assert_agrees
 
 torch = pytest.importorskip("torch")
 
 CAUSAL = pytest.mark.parametrize("is_causal", [False, True])
 FLOATS = ("float64", "float32")
+OTHERS = {"numpy": "numpy-fused", "torch": "torch-fused", "jax": "jax-scan"}
 DIM, COLUMNS = 5, 4
 
 
@@ -121,16 +122,17 @@ ROWS = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
     ("path", "is_causal", "dtype"),
     [
         *product(("numpy-fused", "torch-fused"), (False, True), FLOATS),
-        *product(("numpy-numba", "torch-numba"), (False, True), ("float32",)),
+        *product(("numpy-numba", "torch-numba", "jax-numba"), (False, True), ("float32",)),
     ],
 )
 def test_fused_paths_agree_with_the_portable_code(
     path: str, problem: Problem, is_causal: bool, dtype: str
 ) -> None:
-    arrays, call = problem.call(path.partition("-")[0], dtype)
+    library = path.partition("-")[0]
+    arrays, call = problem.call(library, dtype)
     call["is_causal"] = is_causal
     chosen = rfx.explain(rfx.linear_attention, *arrays, **call).implementation
-    assert chosen == path.replace("numba", "fused")  # these problems are small
+    assert chosen == OTHERS[library]  # these problems are small
     out, state = rfx.linear_attention(*arrays, implementation=path, **call)
     want, wanted = rfx.linear_attention(*arrays, implementation="portable", **call)
     scale = reference.log_size(*arrays[:2], features=call["features"])
@@ -155,11 +157,17 @@ def test_steep_problems_are_steep(problem: Problem) -> None:
     assert max(rises) > 300  # see rfx.ops.causal.is_gentle
 
 
-def gradients(problem: Problem, is_causal: bool, path: str) -> dict[str, Any]:
-    """Of output, numerator and denominator, by what they are of and by."""
-    arrays, call = problem.call("torch", "float64")
+def gradients(
+    problem: Problem, is_causal: bool, path: str, dtype: str = "float64"
+) -> dict[str, Any]:
+    """Of output, numerator and denominator, by what they are of and by.
+
+    In float64, by the arrays of the map too.
+    """
+    arrays, call = problem.call("torch", dtype)
     leaves = {n: a.requires_grad_() for n, a in zip("qkv", arrays, strict=True)}
     trained = {n: a for n, a in call["features"].arrays().items() if n != "fingerprint"}
+    trained = trained if dtype == "float64" else {}
     leaves |= {n: a.clone().requires_grad_() for n, a in trained.items()}
     held = call["features"].arrays() | {n: leaves[n] for n in trained}
     call["features"] = call["features"].with_arrays(held)
@@ -187,6 +195,58 @@ def test_fused_gradients_of_torch_are_those_of_autograd(problem: Problem, is_cau
         assert (got[name] - want).norm() <= 1e-10 * want.norm(), name
     if problem.mask != "nothing":
         assert all(got[f"out by {n}"].any() for n in "kv")
+
+
+@ROWS
+@CAUSAL
+def test_gradients_of_the_loops_of_numba_are_those_of_autograd(
+    problem: Problem, is_causal: bool
+) -> None:
+    """As exact in float32 as those of the fused path: steep keys cost both of them places."""
+    pytest.importorskip("numba")
+    wanted = gradients(problem, is_causal, "torch-stream")
+    other = gradients(problem, is_causal, "torch-fused", "float32")
+    for name, got in gradients(problem, is_causal, "torch-numba", "float32").items():
+        want = wanted[name]
+        assert got.dtype == torch.float32
+        allowed = 3 * (other[name] - want).norm() + 10 * EPS["float32"] * want.norm()
+        assert (got - want).norm() <= allowed, name
+
+
+@CAUSAL
+def test_second_derivatives_of_the_loops_of_numba_are_those_of_autograd(is_causal: bool) -> None:
+    pytest.importorskip("numba")
+    found = []
+    for path in ("torch-numba", "torch-stream"):
+        arrays, call = Problem("grouped", (2, 6, 40), (2, 3, 40)).call("torch", "float32")
+        leaves = [a.requires_grad_() for a in arrays]
+        out, state = rfx.linear_attention(*leaves, is_causal=is_causal, implementation=path, **call)
+        loss = out.sin().sum() + state.denominator.sin().sum()
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum(a.cos().sum() for a in first), leaves))
+    for got, want in zip(*found, strict=True):
+        assert (got - want).norm() <= 1e-4 * want.norm()
+
+
+def test_a_trained_map_and_a_frozen_input_are_heeded() -> None:
+    pytest.importorskip("numba")
+    (q, k, v), call = PROBLEMS[0].call("torch", "float32")
+    held = call["features"].arrays()
+    call["features"] = call["features"].with_arrays(
+        held | {"query_weight": held["query_weight"].clone().requires_grad_()}
+    )
+    with pytest.raises(ValueError, match="no gradient for the arrays of a map"):
+        rfx.linear_attention(q, k, v, implementation="torch-numba", **call)
+    with torch.no_grad():
+        rfx.linear_attention(q, k, v, implementation="torch-numba", **call)
+    call["features"] = call["features"].with_arrays(held)
+    v.requires_grad_()
+    out, state = rfx.linear_attention(q, k, v, implementation="torch-numba", **call)
+    (out.sum() + state.numerator.sum()).backward()
+    assert q.grad is None
+    assert k.grad is None
+    assert v.grad.norm() > 0
+    assert not state.log_scale.requires_grad
 
 
 @CAUSAL
