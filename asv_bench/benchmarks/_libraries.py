@@ -180,7 +180,8 @@ class Jax(Library):
         # Arrays are arguments: what a compiled function closes over becomes a constant of it.
         jit, gradient = self.library.jit, self.library.value_and_grad
         exact = self.library.nn.dot_product_attention
-        self._attend = jit(_attend, static_argnames="is_causal")
+        # Partials, so that each object of this class traces anew, with the options that hold then.
+        self._attend = jit(partial(_attend), static_argnames="is_causal")
         self._exact = jit(exact, static_argnames="is_causal")
         self._attend_gradient = jit(
             gradient(partial(_loss, _attend), (0, 1, 2)), static_argnames="is_causal"
@@ -188,8 +189,8 @@ class Jax(Library):
         self._exact_gradient = jit(
             gradient(partial(_loss, exact), (0, 1, 2)), static_argnames="is_causal"
         )
-        self._step = jit(_step)
-        self._features = jit(_features)
+        self._step = jit(partial(_step))
+        self._features = jit(partial(_features))
         self._copy = jit(self.library.numpy.copy)
         self._product = jit(self.library.numpy.matmul)
 

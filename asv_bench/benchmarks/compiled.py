@@ -16,23 +16,31 @@ from .features import matrix
 __all__ = ["WITHOUT", "Loops"]
 
 WITHOUT = {
-    ("bidirectional", "numpy"): "numpy-fused",
-    ("bidirectional", "torch"): "torch-fused",
-    ("causal", "numpy"): "numpy-fused",
-    ("causal", "torch"): "torch-fused",
+    **{
+        (what, name): path
+        for what in ("bidirectional", "causal")
+        for name, path in (("numpy", "numpy-fused"), ("torch", "torch-fused"), ("jax", "jax-scan"))
+    },
+    ("backward", "torch"): "torch-fused",
+    ("backward", "jax"): "jax-scan",
     ("token", "numpy"): "numpy-step",
     ("token", "torch"): "torch-step",
+    ("token", "jax"): "jax-scan",
     ("features", "numpy"): "numpy-blocks",
     ("features", "torch"): "torch-blocks",
+    ("features", "jax"): "jax-cosine",
 }
 """By what is computed, and the library: the path without numba."""
 
 
 class Loops(Prepared):
-    """Time with numba over time without, of the base case in both directions, of one token at batch
-    1, and of the features of the Gaussian kernel."""
+    """Time with numba over time without.
 
-    params = (axis("bidirectional", "causal", "token", "features"), NAMES)
+    Of the base case in both directions, of the causal one with its gradients, of one token at batch
+    1, and of the features of the Gaussian kernel.
+    """
+
+    params = (axis("bidirectional", "causal", "backward", "token", "features"), NAMES)
     param_names = ("what", "library")
     unit = "ratio"
 
@@ -41,8 +49,9 @@ class Loops(Prepared):
             raise NotImplementedError(f"numba compiles nothing for {name}")
         if find_spec("numba") is None:
             raise NotImplementedError("numba is not installed")
-        call = self._call(what, name)
-        self.calls = {"with": call, "without": _by(WITHOUT[what, name], call)}
+        self.calls = {"with": self._call(what, name)}
+        start.cache_clear()  # what JAX compiled keeps the path that it was traced with
+        self.calls["without"] = _by(WITHOUT[what, name], self._call(what, name))
         for each in self.calls.values():
             each()
 
@@ -51,7 +60,8 @@ class Loops(Prepared):
             return stepping(start(name), 1)["token"]
         if what == "features":
             return matrix("trigonometric", name)
-        return Problem(name, is_causal=what == "causal").linear()
+        problem = Problem(name, is_causal=what != "bidirectional")
+        return problem.linear_gradient() if what == "backward" else problem.linear()
 
     def track_ratio_to_without(self, what: str, name: str) -> float:
         found = self.seconds(what, name)

@@ -121,7 +121,8 @@ class Compiled(Section):
         return [
             "The rows above are measured with numba if its version is at the head of the page. "
             "Here are calls with it and without, in turn: attention at length "
-            f"{256 if scope.quick else 4096}, one token at batch 1, and the features from above.",
+            f"{256 if scope.quick else 4096}, causal attention with its gradients (backward), one "
+            "token at batch 1, and the features from above.",
             *table(["what, library", "without ms", "with ms", "× without"], rows),
         ]
 
