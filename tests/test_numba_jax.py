@@ -91,6 +91,45 @@ def test_long_calls_and_tokens_run_compiled() -> None:
         assert "jax-numba refused: the call is too short to load numba for" in reasons
 
 
+def test_large_sums_are_left_to_xla() -> None:
+    phi = rfx.features.Positive(256).draw(64, seed=0, like=jnp.zeros(1))
+    for heads, path in ((16, "jax-numba-step"), (17, "jax-scan")):
+        token = jnp.zeros((heads, 1, 64))
+        found = rfx.explain(rfx.linear_attention, token, token, token, features=phi)
+        assert found.implementation == path
+    assert "the sums are large (278528 numbers)" in found.reasons[0]
+
+
+def test_a_state_is_kept_unless_it_is_given_away() -> None:
+    phi, (q, k, v) = drawn(), arrays(2, 3)
+    _, state = rfx.linear_attention(q, k, v, features=phi, return_state=True)
+    before = jax.tree.map(np.array, state)
+
+    def step(state):
+        token = (a[:, :1] for a in (q, k, v))
+        options = {"features": phi, "implementation": "jax-numba-step", "return_state": True}
+        return rfx.linear_attention(*token, initial_state=state, **options)
+
+    for call in (step, jax.jit(step)):
+        out, after = call(state)
+        jax.tree.map(np.testing.assert_array_equal, state, before)
+        assert (np.asarray(after.denominator) != before.denominator).any()
+    given = jax.tree.map(jnp.copy, state)
+    place = given.numerator.unsafe_buffer_pointer()
+    again = jax.jit(step, donate_argnums=0)(given)
+    assert given.numerator.is_deleted()
+    assert again[1].numerator.unsafe_buffer_pointer() == place
+    jax.tree.map(np.testing.assert_array_equal, again, (out, after))
+
+    def several(state):
+        return jax.lax.scan(lambda s, _: step(s)[::-1], state, None, length=4)[0]
+
+    want = state
+    for _ in range(4):
+        _, want = step(want)
+    close(several(state), want, factor=8.0)
+
+
 def test_features_of_many_points_run_compiled() -> None:
     x = jnp.zeros((5000, 5))
     phi = rfx.features.Trigonometric(1024, kernel=rfx.kernels.Gaussian()).draw(5, seed=0, like=x)

@@ -41,7 +41,7 @@ FAST_PATHS = (
         compiled.step,
         ("cpu",),
         compiled.refuse_step,
-        defer=compiled.defer_elsewhere,
+        defer=compiled.defer_step,
     ),
     *(
         FastPath(

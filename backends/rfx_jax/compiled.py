@@ -26,14 +26,18 @@ from rfx_jax.tangent import with_gradient
 __all__ = [
     "attention",
     "defer_attention",
-    "defer_elsewhere",
     "defer_features",
+    "defer_step",
     "features",
     "refuse_attention",
     "refuse_features",
     "refuse_step",
     "step",
 ]
+
+
+_LARGE = 1 << 18
+"""Numbers in the sums of a step."""
 
 
 @partial(jax.jit, static_argnames=("is_causal", "chunk_size"))
@@ -114,29 +118,22 @@ def _one_step(
     mask: Array | None,
     carry: Carry,
 ) -> tuple[Array, Carry]:
-    """The sums of all heads of all entries of a batch as one axis."""
-    sums = math.prod(key.shape[:-2])
-    groups = math.prod(query.shape[:-2]) // sums
+    """The kernel takes all heads of all entries of a batch as one axis."""
+    sums, sides = math.prod(key.shape[:-2]), _sides(features)
     if mask is None:
         seen = jnp.zeros(0, dtype=bool)
     else:
         seen = jnp.broadcast_to(mask, (*key.shape[:-1], 1)).reshape(sums)
-    carries = [a.reshape(sums, *a.shape[key.ndim - 2 :]) for a in carry]
-    sides = _sides(features)
+    groups = math.prod(query.shape[:-2]) // sums
+    (heads, dim, width), columns = sides[0].shape, value.shape[-1]
     *after, out = _step_call()(
-        [
-            query.reshape(sums, groups, query.shape[-1]),
-            key.reshape(sums, key.shape[-1]),
-            value.reshape(sums, value.shape[-1]),
-            seen,
-            *sides,
-            *carries,
-        ],
-        [*carries, _like(carries[0], sums, groups, value.shape[-1])],
+        [query, key, value, seen, *sides, *carry],
+        [*carry, _like(carry.numerator, *query.shape[:-1], columns)],
+        in_place={9: 0, 10: 1, 11: 2},  # the sums: a loop of steps hands them on
+        sizes=(sums, groups, heads, dim, columns, width, sides[-1].shape[-1], *seen.shape),
         log_constant=features.log_constant,
     )
-    out = out.reshape(*query.shape[:-1], value.shape[-1])
-    return out, Carry(*(a.reshape(b.shape) for a, b in zip(after, carry, strict=True)))
+    return out, Carry(*after)
 
 
 @partial(jax.jit, static_argnames="side")
@@ -199,12 +196,7 @@ def _step_call() -> HostFunction:
 
 
 def _take_step(call: HostCall) -> None:
-    sums, groups, dim = call.shapes[0]
-    (heads, _, width), columns = call.shapes[4], call.shapes[2][-1]
-    squared, masked = call.shapes[8][-1], call.shapes[3][0]
-    sizes = (sums, groups, heads, dim, columns, width, squared, masked)
-    constant, threads = call.options["log_constant"], call.threads()
-    rfx_numba.step_in_memory(call.addresses, sizes, constant, threads=threads)
+    rfx_numba.step_in_memory(call.addresses, call.options["sizes"], call.options["log_constant"])
 
 
 @cache
@@ -295,15 +287,24 @@ def _refuse_mesh() -> str | None:
 
 def defer_attention(features: DrawnMap, query: Array, key: Array, *_: Any, **__: Any) -> str | None:
     """What others serve better: short calls, and other devices."""
-    return defer_elsewhere(features, query) or rfx_numba.defer_little(features, query, key)
+    return _defer_elsewhere(query) or rfx_numba.defer_little(features, query, key)
+
+
+def defer_step(
+    features: DrawnMap, query: Array, key: Array, value: Array, mask: Any, carry: Carry, **_: Any
+) -> str | None:
+    """As `defer_attention`, and large sums: XLA copies none that it may not write to."""
+    if carry.numerator.size > _LARGE:
+        return f"the sums are large ({carry.numerator.size} numbers), and XLA is as fast on these"
+    return _defer_elsewhere(query)
 
 
 def defer_features(features: DrawnMap, x: Array, **_: Any) -> str | None:
     """As `defer_attention`."""
-    return defer_elsewhere(features, x) or rfx_numba.defer_few(features, x)
+    return _defer_elsewhere(x) or rfx_numba.defer_few(features, x)
 
 
-def defer_elsewhere(features: DrawnMap, array: Array, *_: Any, **__: Any) -> str | None:
+def _defer_elsewhere(array: Array) -> str | None:
     """Programs for other devices, of which a trace knows the usual one only."""
     backend = jax.default_backend()
     if isinstance(array, jax.core.Tracer) and backend != "cpu":

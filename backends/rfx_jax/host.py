@@ -182,11 +182,22 @@ class HostFunction:
         capsule = jax.ffi.pycapsule(ctypes.cast(self._pointer, c_void_p).value)
         jax.ffi.register_ffi_target(name, capsule, platform="cpu")
 
-    def __call__(self, inputs: Sequence[Any], outputs: Sequence[Any], **options: Any) -> Any:
-        """The results in a program that is traced; ``outputs`` have their shapes and dtypes."""
+    def __call__(
+        self,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        *,
+        in_place: dict[int, int] | None = None,
+        **options: Any,
+    ) -> Any:
+        """The results in a program that is traced; ``outputs`` have their shapes and dtypes.
+
+        ``in_place`` says by number which input's memory an output takes; where that input is needed
+        elsewhere, XLA copies it first.
+        """
         results = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in outputs]
         layout = [(a.shape, str(a.dtype)) for a in (*inputs, *results)]
-        call = jax.ffi.ffi_call(self.name, results)
+        call = jax.ffi.ffi_call(self.name, results, input_output_aliases=in_place)
         return call(*inputs, plan=json.dumps([options, layout]))
 
     def _called(self, address: int) -> int | None:

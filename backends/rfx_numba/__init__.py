@@ -1,7 +1,7 @@
 """Loops that numba compiles for arrays in the host's memory, which several backends share.
 
 numba is optional (``pip install rfx-features[numba]``), and is imported by the first call that
-needs it. What it compiles, in half a minute or so, is kept on disk for the processes after it.
+needs it. What that compiles, in ten seconds or so, is kept on disk for the processes after it.
 """
 
 from __future__ import annotations

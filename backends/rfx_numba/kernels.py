@@ -445,13 +445,16 @@ def _add_product(a: Array, rows: Array, out: Array) -> None:
 
 @_kernel(void(_OUT[1], float32, _in(1), _OUT[1], _OUT[1]))
 def _weigh_key(log: Array, term: float, before: Array, kept: Array, scale: Array) -> None:
-    """The scale after a key, its features at it in the place of their logs, and what sums keep."""
+    """The scale after a key, its features at it in the place of their logs, and what sums keep.
+
+    The scale may take the place of the one before.
+    """
     for j in range(len(log)):
-        x = log[j] + term
-        log[j] = x
-        scale[j] = x if x > before[j] or x != x else before[j]
+        x, past = log[j] + term, before[j]
+        highest = x if x > past or x != x else past
+        log[j], kept[j], scale[j] = x, past - highest, highest
     for j in range(len(log)):
-        kept[j] = _exp(before[j] - scale[j])
+        kept[j] = _exp(kept[j])
     for j in range(len(log)):
         log[j] = _exp(log[j] - scale[j])
 
@@ -463,6 +466,15 @@ def _move(old: Array, kept: Array, weight: Array, value: Array, new: Array) -> N
         before, row, keep, add = old[j], new[j], kept[j], weight[j]
         for c in range(len(value)):
             row[c] = before[c] * keep + add * value[c]
+
+
+@_kernel(void(_OUT[2], _in(1), _in(1), _in(1)))
+def _move_in_place(sums: Array, kept: Array, weight: Array, value: Array) -> None:
+    """`_move` to the same memory, of which compilers must know to work in lanes."""
+    for j in range(len(kept)):
+        row, keep, add = sums[j], kept[j], weight[j]
+        for c in range(len(value)):
+            row[c] = row[c] * keep + add * value[c]
 
 
 @_kernel(
@@ -498,7 +510,9 @@ def step(
     """One key (n, d) and queries (n, g, d) for each of n sums; writes the outputs (n, g, e).
 
     The sums are those of the heads of each entry of a batch; ``first`` to ``stop`` are worked on.
+    Those after the key may take the place of those before it.
     """
+    in_place = before[0].ctypes.data == after[0].ctypes.data
     old, old_total, old_scale = before
     numerator, denominator, log_scale = after
     (heads, _, width), columns = key_side[0].shape, value.shape[1]
@@ -515,7 +529,10 @@ def step(
             _weigh_key(weight, term, old_scale[entry], kept, scale)
         for j in range(width):
             total[j] = old_total[entry, j] * kept[j] + weight[j]
-        _move(old[entry], kept, weight, shown, numerator[entry])
+        if in_place:
+            _move_in_place(numerator[entry], kept, weight, shown)
+        else:
+            _move(old[entry], kept, weight, shown, numerator[entry])
         for group in range(query.shape[1]):
             result = out[entry, group]
             weight[:], result[:] = query_side[1][head], F(0.0)

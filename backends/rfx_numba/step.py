@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,28 +56,20 @@ def step(
         sums(after),
         flat(out, groups, out.shape[-1]),
     )
-    _in_parts(partial(kernel("step"), *arrays), count, carry.numerator.size, threads)
-    return out, after
-
-
-def step_in_memory(
-    addresses: Sequence[int], sizes: Sequence[int], log_constant: float, *, threads: int
-) -> None:
-    """The kernel of this name, on all sums."""
-    count, _, _, _, columns, width, *_ = sizes
-    run = partial(kernel("step_in_memory"), np.asarray(addresses), tuple(sizes), log_constant)
-    _in_parts(run, count, count * columns * width, threads)
-
-
-def _in_parts(run: Callable[[int, int], None], count: int, numbers: int, threads: int) -> None:
-    """All of ``count`` sums, in threads if they hold many numbers."""
-    parts = min(threads, count) if numbers > _FEW else 1
+    run, parts = kernel("step"), min(threads, count) if carry.numerator.size > _FEW else 1
     if parts == 1:
-        run(0, count)
-        return
+        run(*arrays, 0, count)
+        return out, after
 
     def work(tasks: Iterator[int]) -> None:
         for part in tasks:
-            run(part * count // parts, (part + 1) * count // parts)
+            run(*arrays, part * count // parts, (part + 1) * count // parts)
 
     share(work, range(parts), parts)
+    return out, after
+
+
+def step_in_memory(addresses: Sequence[int], sizes: Sequence[int], log_constant: float) -> None:
+    """The kernel of this name, on all sums, in one thread."""
+    count = sizes[0]
+    kernel("step_in_memory")(np.asarray(addresses), tuple(sizes), log_constant, 0, count)
