@@ -126,7 +126,7 @@ def expected(problem: Problem, is_causal: bool) -> list[np.ndarray]:
 def compiled(problem: Problem, is_causal: bool, threads: int = 2) -> list[np.ndarray]:
     """The same from numba, in float32."""
     *arrays, mask, before = problem.inputs()
-    args = (is_causal, rfx_numba.Sides(problem.features()), *arrays, mask, before)
+    args = (is_causal, rfx_numba.Sides.of(problem.features()), *arrays, mask, before)
     options = {"chunk_size": problem.chunk_size, "threads": threads}
     out, after = rfx_numba.attention(*args, **options)
     back, *after_back = gradients_after([a.shape for a in (out, *after[:2])])
@@ -174,7 +174,7 @@ def test_chunks_of_any_length_agree(
 @CAUSAL
 def test_gradients_of_any_layout_and_writable_or_not(is_causal: bool) -> None:
     *arrays, mask, before = PROBLEMS[4].inputs()
-    sides, options = rfx_numba.Sides(PROBLEMS[4].features()), {"chunk_size": 32, "threads": 2}
+    sides, options = rfx_numba.Sides.of(PROBLEMS[4].features()), {"chunk_size": 32, "threads": 2}
     args = (is_causal, sides, *arrays, mask, before)
     out, after = rfx_numba.attention(*args, **options)
     row = np.random.default_rng(3).standard_normal((100, 1)).astype(np.float32)
@@ -197,7 +197,7 @@ def test_gradients_of_any_layout_and_writable_or_not(is_causal: bool) -> None:
 def test_what_is_masked_has_no_gradient_whatever_comes_back(is_causal: bool) -> None:
     problem = Problem("NaN", mask="random")
     *arrays, mask, before = problem.inputs()
-    args = (is_causal, rfx_numba.Sides(problem.features()), *arrays, mask, before)
+    args = (is_causal, rfx_numba.Sides.of(problem.features()), *arrays, mask, before)
     options = {"chunk_size": 32, "threads": 1}
     out, after = rfx_numba.attention(*args, **options)
     sums = tuple(np.zeros_like(a) for a in after[:2])
@@ -211,11 +211,11 @@ def test_what_is_masked_has_no_gradient_whatever_comes_back(is_causal: bool) -> 
 def chunks(problem: Problem) -> list[int]:
     """Where the chunks of one head, without an axis for it, begin and end."""
     q, k, v, mask, before = problem.inputs()
-    sides = rfx_numba.Sides(problem.features())
+    sides = rfx_numba.Sides.of(problem.features())
     seen = np.empty(0, bool) if mask is None else mask[:, 0]
     k, v = (np.nan_to_num(a) for a in (k, v))
     out = np.zeros((1, len(q), COLUMNS), np.float32)
-    args = (q[None], k, v, seen, *sides.of(0), tuple(before), out, out, np.empty_like(q)[None], 0)
+    args = (q[None], k, v, seen, *sides.head(0), tuple(before), out, out, np.empty_like(q)[None], 0)
     kept = rfx_numba.loading.kernel("attend_queries_back")(*args, problem.chunk_size)
     return kept[0].tolist()
 

@@ -67,8 +67,9 @@ def attention(
             return _called(_gradient_call(), features, arrays, _given(*arrays[:5]), **options)
 
         def by_scan(features: ExponentialMap, *arrays: Any) -> Sequence[Array]:
-            _, transpose = jax.vjp(plain, features, *arrays[:5])
-            return _given(*transpose((arrays[7], arrays[8]))[1:])
+            *given, _, _, out_back, after_back = arrays
+            _, transpose = jax.vjp(plain, features, *given)
+            return _given(*transpose((out_back, after_back))[1:])
 
         features, *arrays = args
         return with_derivative(on_host, by_scan)(features, *arrays, *out, *back)
@@ -126,10 +127,11 @@ def _one_step(
         seen = jnp.broadcast_to(mask, (*key.shape[:-1], 1)).reshape(sums)
     groups = math.prod(query.shape[:-2]) // sums
     (heads, dim, width), columns = sides[0].shape, value.shape[-1]
+    inputs = [query, key, value, seen, *sides]
     *after, out = _step_call()(
-        [query, key, value, seen, *sides, *carry],
+        [*inputs, *carry],
         [*carry, _like(carry.numerator, *query.shape[:-1], columns)],
-        in_place={9: 0, 10: 1, 11: 2},  # the sums: a loop of steps hands them on
+        in_place={len(inputs) + i: i for i in range(len(carry))},  # a loop of steps hands them on
         sizes=(sums, groups, heads, dim, columns, width, sides[-1].shape[-1], *seen.shape),
         log_constant=features.log_constant,
     )
@@ -183,7 +185,7 @@ def _begun(function: Callable[..., Any], call: HostCall) -> tuple[Callable[..., 
     """A function with its first arguments and its options, and the arrays behind them."""
     weight, bias, key_weight, key_bias, quadratic, query, key, value, *rest = call.arrays()
     row_term = quadratic, call.options["log_constant"]
-    sides = rfx_numba.Sides.from_arrays((weight, bias), (key_weight, key_bias), row_term)
+    sides = rfx_numba.Sides((weight, bias), (key_weight, key_bias), row_term)
     mask = rest.pop(0) if call.options["is_masked"] else None
     args = (call.options["is_causal"], sides, query, key, value, mask)
     options = {"chunk_size": call.options["chunk_size"], "threads": call.threads()}

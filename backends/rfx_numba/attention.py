@@ -63,7 +63,7 @@ class Head:
     """One key head: its side of the map, and the sums over keys so far, which it writes to."""
 
     def __init__(self, sides: Sides, head: int, state: Sequence[Array], size: int) -> None:
-        self.query_side, self.key_side, self.row_term = sides.of(head)
+        self.query_side, self.key_side, self.row_term = sides.head(head)
         self.state, self.size = tuple(state), size
 
     def bidirectional(

@@ -109,7 +109,7 @@ class HeadBack:
     def __init__(
         self, sides: Sides, head: int, log_scale: Array, sums_back: Sequence[Array], size: int
     ) -> None:
-        self.query_side, self.key_side, self.row_term = sides.of(head)
+        self.query_side, self.key_side, self.row_term = sides.head(head)
         self.log_scale, self.sums_back, self.size = log_scale, tuple(sums_back), size
 
     def bidirectional(

@@ -32,13 +32,13 @@ def attention(
     is_causal: bool, features: ExponentialMap, *arrays: Any, chunk_size: int
 ) -> tuple[Array, Carry]:
     """The op `rfx.ops.causal` or `rfx.ops.bidirectional`."""
-    attend = partial(rfx_numba.attention, is_causal, rfx_numba.Sides(features), *arrays)
+    attend = partial(rfx_numba.attention, is_causal, rfx_numba.Sides.of(features), *arrays)
     return attend(chunk_size=chunk_size, threads=threads.available())
 
 
 def step(features: ExponentialMap, *arrays: Any, chunk_size: int) -> tuple[Array, Carry]:
     """The op `rfx.ops.bidirectional` for one query and one key."""
-    return rfx_numba.step(rfx_numba.Sides(features), *arrays, threads=threads.available())
+    return rfx_numba.step(rfx_numba.Sides.of(features), *arrays, threads=threads.available())
 
 
 def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array, Array]:

@@ -65,7 +65,7 @@ def _forward(
     query, key, value, carry = tensors
     args = _all_host(query, key, value, mask, carry)
     options: dict[str, Any] = {"chunk_size": size, "threads": torch.get_num_threads()}
-    sides = rfx_numba.Sides(features, _host)
+    sides = rfx_numba.Sides.of(features, _host)
     return _tensors(*rfx_numba.attention(is_causal, sides, *args, **options))
 
 
@@ -93,7 +93,7 @@ def _backward(ctx: Any, needed: tuple[bool, ...], gradients: tuple[Any, ...]) ->
     out_back, *sums_back = (_host(a) for a in gradients[:3])
     args = (*inputs, before, Carry(*after), out, out_back, tuple(sums_back))
     options = {"chunk_size": ctx.size, "threads": torch.get_num_threads()}
-    sides = rfx_numba.Sides(ctx.features, _host)
+    sides = rfx_numba.Sides.of(ctx.features, _host)
     found = rfx_numba.gradient(ctx.is_causal, sides, *args, **options)
     rest = [None] * (len(tensors) - len(found))
     given = [*(torch.from_numpy(a) for a in found), *rest]
@@ -102,7 +102,7 @@ def _backward(ctx: Any, needed: tuple[bool, ...], gradients: tuple[Any, ...]) ->
 
 def step(features: ExponentialMap, *arrays: Any, chunk_size: int) -> tuple[Tensor, Carry]:
     """The op `rfx.ops.bidirectional` for one query and one key."""
-    sides, threads = rfx_numba.Sides(features, _host), torch.get_num_threads()
+    sides, threads = rfx_numba.Sides.of(features, _host), torch.get_num_threads()
     return _tensors(*rfx_numba.step(sides, *_all_host(*arrays), threads=threads))
 
 
