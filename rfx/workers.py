@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -29,9 +30,13 @@ def share(work: Callable[[Iterator[Any]], None], items: Sequence[Any], threads: 
             return
         if workers not in _pools:
             _pools[workers] = ThreadPoolExecutor(workers, "rfx")
-        submit = _pools[workers].submit
-        futures = [submit(copy_context().run, work, remaining) for _ in range(workers)]
+        futures: list[Future[None]] = []
+        with suppress(RuntimeError):  # while Python exits, it begins no threads any more
+            for _ in range(workers):
+                futures.append(_pools[workers].submit(copy_context().run, work, remaining))
         try:
+            if not futures:
+                work(remaining)
             for future in futures:
                 future.result()
         finally:

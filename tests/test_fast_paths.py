@@ -228,6 +228,24 @@ def test_second_derivatives_of_the_loops_of_numba_are_those_of_autograd(is_causa
         assert (got - want).norm() <= 1e-4 * want.norm()
 
 
+@pytest.mark.parametrize("path", ["torch-numba", "torch-fused"])
+def test_saved_tensors_are_unpacked_once(path: str) -> None:
+    """As a checkpoint that is not reentrant demands."""
+    if path == "torch-numba":
+        pytest.importorskip("numba")
+    arrays, call = PROBLEMS[0].call("torch", "float32")
+    leaves = [a.requires_grad_() for a in arrays]
+    call |= {"return_state": False, "is_causal": True, "implementation": path}
+
+    def attend(*leaves):
+        return rfx.linear_attention(*leaves, **call)
+
+    again = torch.utils.checkpoint.checkpoint(attend, *leaves, use_reentrant=False)
+    found = torch.autograd.grad(again.sin().sum(), leaves)
+    want = torch.autograd.grad(attend(*leaves).sin().sum(), leaves)
+    torch.testing.assert_close(found, want)
+
+
 def test_a_trained_map_and_a_frozen_input_are_heeded() -> None:
     pytest.importorskip("numba")
     (q, k, v), call = PROBLEMS[0].call("torch", "float32")

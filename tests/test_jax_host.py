@@ -96,6 +96,41 @@ jax.block_until_ready(jax.jit(lambda x: run([x], [x]))(jax.numpy.zeros(1)))
     assert found == [1, len(os.sched_getaffinity(0))]
 
 
+LAST = "import atexit; atexit.register(lambda: print(float(out.sum())))"
+
+
+@pytest.mark.parametrize("end", ["", "del out", "raise SystemExit(3)", LAST])
+def test_a_process_ends_while_a_program_is_about_to_call(end: str) -> None:
+    """JAX takes its client down with the interpreter's lock held, which the call needs."""
+    code = """
+import jax, jax.numpy as jnp, numpy as np
+from rfx.workers import share
+from rfx_jax.host import HostFunction
+
+def double(call):
+    x, out = call.arrays()
+    share(lambda rows: [np.multiply(x[i], 2, out=out[i]) for i in rows], range(len(x)), 2)
+
+run = HostFunction("rfx_test_end", double)
+
+@jax.jit
+def slow(x):
+    y = jax.lax.fori_loop(0, 40, lambda i, y: jnp.tanh(y @ y.T @ y), jnp.ones((600, 600)))
+    return run([x + 0.0 * y.sum()], [x])[0]
+
+x = jnp.ones((4, 1000))
+assert float(slow(x).sum()) == 8000.0
+for _ in range(2):
+    out = slow(x)
+print(out.is_ready(), flush=True)
+"""
+    command = [sys.executable, "-c", code + end]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (3 if "raise" in end else 0)
+    assert done.stdout == ("False\n8000.0\n" if end == LAST else "False\n")
+    assert done.stderr == ""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the advice is one to Linux")
 def test_large_results_ask_for_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []

@@ -286,6 +286,35 @@ def test_features_through_transforms(offset: bool) -> None:
     each(lambda f: jax.hessian(f, 1)(maps[0], x[0, 0][None]))
 
 
+def test_float32_stays_float32_where_jax_has_float64() -> None:
+    code = """
+import jax, jax.numpy as jnp, rfx
+jax.config.update("jax_enable_x64", True)
+x = jnp.ones((50, 5), jnp.float32)
+for offset in (False, True):
+    spec = rfx.features.Trigonometric(12, kernel=rfx.kernels.Gaussian(), offset=offset)
+    phi = spec.draw(5, seed=0, like=x)
+    for path in ("jax-numba", "jax-cosine", "portable"):
+        with rfx.options(implementation=path):
+            print(*{a.dtype for a in phi.query(x)})
+phi = rfx.features.Positive(12).draw(5, seed=0, like=x)
+for path in ("jax-numba", "jax-scan"):
+    call = lambda x: rfx.linear_attention(x, x, x, features=phi, implementation=path)
+    print(call(x).dtype, jax.grad(lambda x: call(x).sum())(x).dtype)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"float32"}
+
+
+def test_an_older_jax_is_left_to_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    phi, (q, *_) = drawn(), arrays(2, 1)
+    monkeypatch.delattr(jax.sharding, "get_abstract_mesh")
+    found = rfx.explain(rfx.linear_attention, q, q, q, features=phi)
+    assert found.implementation == "jax-scan"
+    assert "it needs JAX 0.6 or later" in found.reasons[0]
+    rfx.linear_attention(q, q, q, features=phi)
+
+
 def test_lengths_that_are_symbols_are_left_to_xla() -> None:
     from jax import export
 

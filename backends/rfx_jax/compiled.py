@@ -283,8 +283,11 @@ def _refuse_shape(*arrays: Array) -> str | None:
 
 def _refuse_mesh() -> str | None:
     """Parts of arrays that are spread over devices."""
-    inside = jax.sharding.get_abstract_mesh().manual_axes
-    return "it serves no parts of arrays inside jax.shard_map" if inside else None
+    mesh = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
+    axes = getattr(mesh, "manual_axes", None)
+    if axes is None:
+        return "it needs JAX 0.6 or later, which says what is inside jax.shard_map"
+    return "it serves no parts of arrays inside jax.shard_map" if axes else None
 
 
 def defer_attention(features: DrawnMap, query: Array, key: Array, *_: Any, **__: Any) -> str | None:

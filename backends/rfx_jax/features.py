@@ -30,8 +30,9 @@ def features(features: TrigonometricMap, x: Array, *, side: str) -> tuple[Array,
     arrays = features.query_side
     if side == "key" and features.key_side is not None:
         arrays = features.key_side
-    bias = jnp.zeros(()) if arrays.bias is None else arrays.bias
-    weight, bias = arrays.weight, jnp.broadcast_to(bias, arrays.weight.shape[1:])
+    weight = arrays.weight
+    bias = jnp.zeros((), weight.dtype) if arrays.bias is None else arrays.bias
+    bias = jnp.broadcast_to(bias, weight.shape[1:])
     if features.paired:  # projected twice, which is less work than joining cosines and sines
         weight = jnp.concatenate([weight, weight], axis=-1)
         bias = jnp.concatenate([bias, bias - 0.5 * math.pi])

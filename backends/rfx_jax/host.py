@@ -7,12 +7,14 @@ of a Python one, and reads the record, which XLA's header ``c_api.h`` lays out.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import math
 import mmap
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -118,6 +120,7 @@ class _Record(Structure):
     ]
 
 
+_names: set[str] = set()
 _threads: list[int] = []
 _address = c_void_p.from_address
 _OFFSET = _Buffer.address.offset
@@ -164,7 +167,8 @@ class HostCall:
             number = c_int64(1)
             size, at = ctypes.sizeof(_ThreadCount), ctypes.pointer(number)
             args = _ThreadCount(size, None, self._record.context, at)
-            self._record.api.contents.count_threads(args)
+            if self._record.api.contents.count_threads(args):
+                raise RuntimeError("XLA does not say how many threads it has")
             _threads.append(max(1, number.value))
         return _threads[0]
 
@@ -178,6 +182,9 @@ class HostFunction:
     def __init__(self, name: str, function: Callable[[HostCall], None]) -> None:
         self.name, self.function = name, function
         self._plans: dict[bytes, _Plan] = {}
+        if not _names:
+            atexit.register(_finish_programs)
+        _names.add(name)
         self._pointer = CFUNCTYPE(c_void_p, c_void_p)(self._called)  # kept, since XLA calls it
         capsule = jax.ffi.pycapsule(ctypes.cast(self._pointer, c_void_p).value)
         jax.ffi.register_ffi_target(name, capsule, platform="cpu")
@@ -221,6 +228,18 @@ class HostFunction:
         if written not in self._plans:
             self._plans[written] = _Plan(written)
         return self._plans[written]
+
+
+def _finish_programs() -> None:
+    """Wait for programs that may call the host yet, before JAX takes its client down at exit.
+
+    JAX holds the interpreter's lock then, for which such a program would wait for ever. A thread's
+    programs run one after another, so the last one is waited for, and what other threads hold.
+    """
+    last = jax.device_put(0.0, jax.devices("cpu")[0]) + 1.0
+    for array in (last, *jax.live_arrays("cpu")):
+        with suppress(Exception):  # a program that failed has ended too
+            jax.block_until_ready(array)
 
 
 def _array(address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -86,8 +86,8 @@ class _Attention(torch.autograd.Function):
 
 
 def _backward(ctx: Any, needed: tuple[bool, ...], gradients: tuple[Any, ...]) -> list[Any]:
-    mask, out, *sums = ctx.saved_tensors[:5]
-    tensors = ctx.saved_tensors[5:]
+    mask, out, *tensors = ctx.saved_tensors  # asked for once: hooks may have packed them
+    sums, tensors = tensors[:3], tensors[3:]
     *inputs, before = _all_host(*tensors[:3], mask, Carry(*tensors[3:6]))
     out, *after = (_host(a) for a in (out, *sums))
     out_back, *sums_back = (_host(a) for a in gradients[:3])
