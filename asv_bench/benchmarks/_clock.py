@@ -16,6 +16,8 @@ ROUNDS = (1, 1, 0.0) if QUICK else (3, 9, 2.0)
 """Fewest and most rounds, and the seconds after which no round begins."""
 BURST = 0.0 if QUICK else 0.02
 """Seconds for which a short call is repeated within a round."""
+REST, LONGEST_REST = (0.0, 0.0) if QUICK else (0.3, 1.0)
+"""Seconds of a pause for each second before it, and at most."""
 
 
 def seconds(call: Call) -> float:
@@ -28,7 +30,8 @@ def seconds(call: Call) -> float:
 def medians(calls: Mapping[str, Call]) -> dict[str, float]:
     """Median seconds of several calls, made in turn in this process, after one call of each.
 
-    All of them thereby see the same state of the machine.
+    All of them thereby see the same state of the machine. After each there is a pause, so that none
+    pays for what another leaves behind: XLA frees the gigabytes of exact attention in the background.
     """
     for call in calls.values():
         call()
@@ -38,7 +41,9 @@ def medians(calls: Mapping[str, Call]) -> dict[str, float]:
     done = 0
     while done < fewest or (done < most and time.perf_counter() - begin < limit):
         for name, call in calls.items():
-            samples[name] += _burst(call)
+            times = _burst(call)
+            samples[name] += times
+            time.sleep(min(REST * sum(times), LONGEST_REST))
         done += 1
     return {name: statistics.median(times) for name, times in samples.items()}
 
