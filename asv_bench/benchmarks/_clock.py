@@ -31,7 +31,7 @@ def medians(calls: Mapping[str, Call]) -> dict[str, float]:
     """Median seconds of several calls, made in turn in this process, after one call of each.
 
     All of them thereby see the same state of the machine. After each there is a pause, so that none
-    pays for what another leaves behind: XLA frees the gigabytes of exact attention in the background.
+    pays for what another leaves behind: XLA frees the gigabytes of exact attention afterwards.
     """
     for call in calls.values():
         call()
