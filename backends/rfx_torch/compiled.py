@@ -125,14 +125,22 @@ def refuse_attention(
 ) -> str | None:
     """What `attention` does not serve."""
     return (
+        _refuse(features, query, key, value, carry)
+        or refuse_log_scale(carry)
+        or _refuse_learned(features)
+    )
+
+
+def _refuse(
+    features: DrawnMap, query: Tensor, key: Tensor, value: Tensor, carry: Carry
+) -> str | None:
+    return (
         refuse_other(features, ExponentialMap)
         or refuse_empty(query, key, value)
         or rfx_numba.refuse_dtype(torch.float32, query, key, value)
         or refuse_compiler()
         or refuse_transforms()
         or refuse_forward_mode()
-        or refuse_log_scale(carry)
-        or _refuse_learned(features)
         or refuse_witnesses(features, query, key, value, *carry)
         or rfx_numba.refuse_missing()
     )
@@ -156,12 +164,20 @@ def defer_attention(
     return rfx_numba.defer_little(features, query, key)
 
 
-def refuse_step(features: DrawnMap, query: Tensor, key: Tensor, *args: Any, **_: Any) -> str | None:
+def refuse_step(
+    features: DrawnMap,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    carry: Carry,
+    **_: Any,
+) -> str | None:
     """What the step does not serve."""
     return (
         refuse_long(query, key)
-        or refuse_attention(features, query, key, *args)
-        or refuse_gradient(features, query, key, args[0], *args[2])
+        or _refuse(features, query, key, value, carry)
+        or refuse_gradient(features, query, key, value, *carry)
     )
 
 
