@@ -16,6 +16,7 @@ from rfx.features import DrawnMap, ExponentialMap
 from rfx.features.forms import TrigonometricMap, refuse_other
 from rfx.ops import Carry
 from rfx.ops.features import log_and_factor
+from rfx.ops.refusals import refuse_empty, refuse_long
 from rfx_jax import scan
 from rfx_jax.features import features as cosine_features
 from rfx_jax.features import refuse_features as refuse_waves
@@ -256,10 +257,7 @@ def refuse_attention(
 
 def refuse_step(features: DrawnMap, query: Array, key: Array, *args: Any, **_: Any) -> str | None:
     """What `step` does not serve."""
-    other = refuse_attention(features, query, key, *args)
-    if other is None and (query.shape[-2] != 1 or key.shape[-2] != 1):
-        return "it serves one query and one key, a step of decoding"
-    return other
+    return refuse_long(features, query, key) or refuse_attention(features, query, key, *args)
 
 
 def refuse_features(features: DrawnMap, x: Array, **_: Any) -> str | None:
@@ -275,10 +273,9 @@ def refuse_features(features: DrawnMap, x: Array, **_: Any) -> str | None:
 
 def _refuse_shape(*arrays: Array) -> str | None:
     """Lengths that are symbols of ``jax.export``, and arrays without entries."""
-    lengths = [n for a in arrays for n in a.shape]
-    if not all(isinstance(n, int) for n in lengths):
+    if not all(isinstance(n, int) for a in arrays for n in a.shape):
         return "it serves lengths that are numbers"
-    return "there is nothing to compute" if 0 in lengths else None
+    return refuse_empty(*arrays)
 
 
 def _refuse_mesh() -> str | None:

@@ -120,7 +120,6 @@ class _Record(Structure):
     ]
 
 
-_names: set[str] = set()
 _threads: list[int] = []
 _address = c_void_p.from_address
 _OFFSET = _Buffer.address.offset
@@ -182,9 +181,7 @@ class HostFunction:
     def __init__(self, name: str, function: Callable[[HostCall], None]) -> None:
         self.name, self.function = name, function
         self._plans: dict[bytes, _Plan] = {}
-        if not _names:
-            atexit.register(_finish_programs)
-        _names.add(name)
+        _watch_the_exit()
         self._pointer = CFUNCTYPE(c_void_p, c_void_p)(self._called)  # kept, since XLA calls it
         capsule = jax.ffi.pycapsule(ctypes.cast(self._pointer, c_void_p).value)
         jax.ffi.register_ffi_target(name, capsule, platform="cpu")
@@ -228,6 +225,11 @@ class HostFunction:
         if written not in self._plans:
             self._plans[written] = _Plan(written)
         return self._plans[written]
+
+
+@cache
+def _watch_the_exit() -> None:
+    atexit.register(_finish_programs)
 
 
 def _finish_programs() -> None:

@@ -8,6 +8,7 @@ from rfx_numba import defer_few, defer_little, defer_unusable
 
 from rfx.dispatch import FastPath
 from rfx.ops import bidirectional, causal
+from rfx.ops.refusals import refuse_long
 from rfx_numpy import compiled
 from rfx_numpy.chi_squared import chi_squared_features, refuse_chi_squared
 from rfx_numpy.features import features, refuse_features
@@ -16,7 +17,7 @@ from rfx_numpy.gated import fused_gated, refuse_gated
 from rfx_numpy.paths import fused, refuse_form, refuse_short, threaded, threaded_gated
 from rfx_numpy.products import polynomial_features, refuse_polynomial
 from rfx_numpy.relative import refuse_relative, relative
-from rfx_numpy.step import refuse_long, step
+from rfx_numpy.step import step
 
 __all__ = ["FAST_PATHS"]
 

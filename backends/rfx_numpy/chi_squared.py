@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from rfx.features import ChiSquaredMap, DrawnMap
+from rfx.ops.refusals import refuse_empty
 from rfx_numpy import threads
-from rfx_numpy.refusals import refuse_empty
 
 __all__ = ["chi_squared_features", "refuse_chi_squared"]
 

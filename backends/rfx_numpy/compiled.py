@@ -11,10 +11,9 @@ import rfx_numba
 from rfx.features import DrawnMap, ExponentialMap
 from rfx.features.forms import TrigonometricMap, refuse_other
 from rfx.ops import Carry
+from rfx.ops.refusals import refuse_empty, refuse_long
 from rfx_numpy import threads
 from rfx_numpy.features import refuse_features as refuse_waves
-from rfx_numpy.refusals import refuse_empty
-from rfx_numpy.step import refuse_long
 
 __all__ = [
     "attention",

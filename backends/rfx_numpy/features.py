@@ -10,8 +10,8 @@ import numpy as np
 from rfx.features import DrawnMap
 from rfx.features.forms import TrigonometricMap, refuse_other
 from rfx.ops.features import log_and_factor
+from rfx.ops.refusals import refuse_empty
 from rfx_numpy import threads
-from rfx_numpy.refusals import refuse_empty
 
 __all__ = ["features", "refuse_features"]
 

@@ -14,8 +14,8 @@ from rfx.features.forms import ExponentialMap, refuse_other
 from rfx.ops import Carry
 from rfx.ops.chunks import before_triangle, chunks, triangle
 from rfx.ops.gated import gated
+from rfx.ops.refusals import refuse_empty
 from rfx_numpy.heads import Worker, each_head
-from rfx_numpy.refusals import refuse_empty
 from rfx_numpy.workspace import Workspace
 
 __all__ = ["fused", "refuse_form", "refuse_short", "threaded", "threaded_gated"]

@@ -9,8 +9,8 @@ import numpy as np
 
 from rfx.features import DrawnMap, PolynomialMap
 from rfx.features.forms import refuse_other
+from rfx.ops.refusals import refuse_empty
 from rfx_numpy import threads
-from rfx_numpy.refusals import refuse_empty
 
 __all__ = ["polynomial_features", "refuse_polynomial"]
 

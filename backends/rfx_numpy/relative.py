@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rfx.features import DrawnMap
+from rfx.ops.refusals import refuse_empty
 from rfx.ops.relative import relative as op
 from rfx_numpy import threads
-from rfx_numpy.refusals import refuse_empty
 
 __all__ = ["refuse_relative", "relative"]
 

@@ -18,7 +18,7 @@ from rfx.ops.bidirectional import divide, read
 from rfx.ops.carry import highest, masked_keys
 from rfx.ops.heads import fold_heads, unfold_heads
 
-__all__ = ["refuse_long", "step"]
+__all__ = ["step"]
 
 Array = np.ndarray[Any, Any]
 
@@ -68,9 +68,3 @@ def _scratch(shape: tuple[int, ...], dtype: Any) -> Array:
     if _kept.array.shape != shape or _kept.array.dtype != dtype:
         _kept.array = np.empty(shape, dtype)
     return _kept.array
-
-
-def refuse_long(features: DrawnMap, query: Array, key: Array, *_: Any, **__: Any) -> str | None:
-    """It is for decoding."""
-    many = query.shape[-2] != 1 or key.shape[-2] != 1
-    return "it serves one query and one key, a step of decoding" if many else None

@@ -13,18 +13,17 @@ from torch import Tensor
 from rfx.features import DrawnMap, ExponentialMap
 from rfx.features.forms import TrigonometricMap, refuse_other
 from rfx.ops import Carry
+from rfx.ops.refusals import refuse_empty, refuse_long
 from rfx_torch.features import refuse_features as refuse_waves
 from rfx_torch.fused import save, way_back
 from rfx_torch.refusals import (
     refuse_compiler,
-    refuse_empty,
     refuse_forward_mode,
     refuse_gradient,
     refuse_log_scale,
     refuse_transforms,
     refuse_witnesses,
 )
-from rfx_torch.step import refuse_long
 
 __all__ = [
     "attention",
@@ -175,7 +174,7 @@ def refuse_step(
 ) -> str | None:
     """What the step does not serve."""
     return (
-        refuse_long(query, key)
+        refuse_long(features, query, key)
         or _refuse(features, query, key, value, carry)
         or refuse_gradient(features, query, key, value, *carry)
     )

@@ -10,10 +10,10 @@ from torch import Tensor
 from rfx.features import DrawnMap
 from rfx.features.forms import TrigonometricMap, refuse_other
 from rfx.ops.features import log_and_factor
+from rfx.ops.refusals import refuse_empty
 from rfx_torch.memory import empty
 from rfx_torch.refusals import (
     refuse_compiler,
-    refuse_empty,
     refuse_forward_mode,
     refuse_gradient,
     refuse_transforms,

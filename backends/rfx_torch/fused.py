@@ -12,11 +12,11 @@ from torch import Tensor
 from rfx.features import DrawnMap
 from rfx.features.forms import ExponentialMap, refuse_other
 from rfx.ops import Carry
+from rfx.ops.refusals import refuse_empty
 from rfx_torch.exponential import Heads, chunks_per_kept_carry
 from rfx_torch.gradient import Gradient, Inputs, Sequence
 from rfx_torch.memory import empty, empty_like
 from rfx_torch.refusals import (
-    refuse_empty,
     refuse_forward_mode,
     refuse_log_scale,
     refuse_transforms,

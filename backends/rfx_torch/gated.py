@@ -19,10 +19,11 @@ from rfx.ops.causal import by_pair_logs, is_gentle
 from rfx.ops.chunks import chunks
 from rfx.ops.gated import carry_gates, gated, is_level, limit, pair_gates, seen_pairs
 from rfx.ops.gates import Gates, made
+from rfx.ops.refusals import refuse_empty
 from rfx_torch.exponential import Heads
 from rfx_torch.fused import _entries, _grouped
 from rfx_torch.memory import empty, empty_like
-from rfx_torch.refusals import refuse_empty, refuse_forward_mode, refuse_transforms
+from rfx_torch.refusals import refuse_forward_mode, refuse_transforms
 
 __all__ = ["fused_gated", "refuse_gated"]
 

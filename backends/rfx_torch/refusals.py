@@ -10,18 +10,12 @@ from rfx.ops import Carry
 
 __all__ = [
     "refuse_compiler",
-    "refuse_empty",
     "refuse_forward_mode",
     "refuse_gradient",
     "refuse_log_scale",
     "refuse_transforms",
     "refuse_witnesses",
 ]
-
-
-def refuse_empty(*arrays: Tensor) -> str | None:
-    """Arrays without entries."""
-    return "there is nothing to compute" if any(0 in a.shape for a in arrays) else None
 
 
 def refuse_compiler() -> str | None:

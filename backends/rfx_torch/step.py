@@ -17,11 +17,12 @@ from rfx.features.forms import ExponentialMap, refuse_other
 from rfx.ops import Carry
 from rfx.ops.carry import smallest_denominator
 from rfx.ops.heads import fold_heads, unfold_heads
+from rfx.ops.refusals import refuse_long
 from rfx_torch.refusals import refuse_transforms
 
 _TINY = {t: smallest_denominator(t, torch) for t in (torch.float32, torch.float64)}
 
-__all__ = ["compiled_step", "refuse_long", "refuse_step", "step"]
+__all__ = ["compiled_step", "refuse_step", "step"]
 
 
 def step(
@@ -81,10 +82,8 @@ def _compiled() -> Callable[..., tuple[Tensor, Carry]]:
 
 def refuse_step(features: DrawnMap, query: Tensor, key: Tensor, *_: Any, **__: Any) -> str | None:
     """What the path does not serve."""
-    return refuse_long(query, key) or refuse_other(features, ExponentialMap) or refuse_transforms()
-
-
-def refuse_long(query: Tensor, key: Tensor) -> str | None:
-    """It is for decoding."""
-    many = query.shape[-2] != 1 or key.shape[-2] != 1
-    return "it serves one query and one key, a step of decoding" if many else None
+    return (
+        refuse_long(features, query, key)
+        or refuse_other(features, ExponentialMap)
+        or refuse_transforms()
+    )
